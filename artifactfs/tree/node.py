@@ -45,8 +45,8 @@ class Kind(Enum):
 class Attributes:
     """What ``stat`` shows, but for the owner, who is whoever mounted.
 
-    `mode` holds the permission bits only. Times are nanoseconds since the epoch. `blocks` counts 512
-    bytes each and says what lies on the local disk.
+    `mode` holds the permission bits only. Times are nanoseconds since the epoch. `blocks` counts
+    512 bytes each and says what lies on the local disk.
     """
 
     ino: int
