@@ -1,9 +1,9 @@
 """What a way into the kernel is.
 
 A binding takes a `Tree` and a mount point and serves it until it is unmounted: by ``umount``, by
-``fusermount -u``, by SIGTERM or SIGINT, or by `Binding.stop` from another thread. It knows nodes and
-handles, never artifacts. Both bindings behave alike; what one of them cannot do is written down in
-its own module.
+``fusermount -u``, by SIGTERM or SIGINT, or by `Binding.stop` from another thread. It knows nodes
+and handles, never artifacts. Both bindings behave alike; what one of them cannot do is written down
+in its own module.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ No exception may reach a binding's library: fusepy's wrapper, for one, turns an 
 errno into a random number or into success. So each operation runs inside `answer`, which is the
 only place in ``kernel`` that catches everything.
 
-Ordinary refusals (a name that is not there, a directory that is read-only) are not logged: they are
-answers, not troubles. Troubles are logged with the operation, the subject, the cause and the remedy;
-the same trouble again within a minute is not repeated, so that a program that reads a broken file in
-a loop does not fill the log.
+Ordinary refusals (a name that is not there, a directory that is read-only) are not logged: they
+are answers, not troubles. Troubles are logged with the operation, the subject, the cause and the
+remedy; the same trouble again within a minute is not repeated, so that a program that reads a
+broken file in a loop does not fill the log.
 """
 
 from __future__ import annotations
