@@ -1,0 +1,48 @@
+"""Presigned URLs of the service's own object store.
+
+A URL carries what it is good for (a method and a key), until when, and an HMAC-SHA256 over all of
+it. The object store needs to know nothing else, and takes no token: one that is sent is refused,
+because a client must not carry it there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from artifactfs.controller.answers import Refusal
+
+
+class Signer:
+    """Makes and checks URLs below ``/objects/``."""
+
+    def __init__(self, secret: bytes, lifetime_s: float) -> None:
+        self._secret = secret
+        self.lifetime_s = lifetime_s
+
+    def path(self, method: str, key: str) -> str:
+        """A path with its query, good for `method` on `key` from now on."""
+        expires = int(time.time() + self.lifetime_s)
+        query = urlencode({"expires": expires, "signature": self._sign(method, key, expires)})
+        return f"/objects/{key}?{query}"
+
+    def check(self, request: web.Request, method: str, key: str) -> None:
+        """Raise `Refusal` unless the request's URL is good."""
+        if "Authorization" in request.headers:
+            raise Refusal(400, "two_credentials", "a presigned URL takes no token")
+        expires = request.query.get("expires", "")
+        given = request.query.get("signature", "")
+        if not expires.isdigit() or not hmac.compare_digest(
+            given.encode(), self._sign(method, key, int(expires)).encode()
+        ):
+            raise Refusal(403, "signature_mismatch", "the signature does not match")
+        if time.time() > int(expires):
+            raise Refusal(403, "expired", "the URL has expired")
+
+    def _sign(self, method: str, key: str, expires: int) -> str:
+        text = f"{method}\n{key}\n{expires}".encode()
+        return hmac.new(self._secret, text, hashlib.sha256).hexdigest()

@@ -1,0 +1,94 @@
+"""The calls about artifacts as such: list, head, references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin
+
+import requests
+
+from artifactfs.artifact import Artifact
+from artifactfs.errors import BadAnswer, Unsupported
+from artifactfs.remote import wire
+from artifactfs.remote.session import Session
+
+PAGE = 1000
+MOST_PAGES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a HEAD request tells; None where the service does not say."""
+
+    size_bytes: int | None
+    etag: str | None
+
+
+class ArtifactsApi:
+    """Lists artifacts and tells about one."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(self, *, deadline_s: float | None = None) -> Iterator[Artifact]:
+        """Every artifact, page by page, in the service's order."""
+        path: str = "artifacts"
+        params: dict[str, str] | None = {"limit": str(PAGE)}
+        seen: set[str] = set()
+        for _ in range(MOST_PAGES):
+            document, headers = self._session.json(
+                "GET", path, params=params, deadline_s=deadline_s
+            )
+            page = wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
+            yield from wire.artifacts(page.entries)
+            following = requests.utils.parse_header_links(headers.get("Link", ""))
+            link = next((one["url"] for one in following if one.get("rel") == "next"), None)
+            if page.cursor is not None:
+                params = {"limit": str(PAGE), "cursor": page.cursor}
+                mark = page.cursor
+            elif link is not None:
+                path, params, mark = urljoin(self._session.absolute("artifacts"), link), None, link
+            else:
+                return
+            if mark in seen:
+                raise BadAnswer("GET /artifacts: the same page comes again and again")
+            seen.add(mark)
+
+    def probe(self) -> None:
+        """Ask for one artifact, to see whether service and token are in order."""
+        document, _ = self._session.json(
+            "GET", "artifacts", params={"limit": "1"}, deadline_s=min(5, self._session.retry_for_s)
+        )
+        wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
+
+    def head(self, artifact_id: str) -> Head | None:
+        """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""
+        url = self._session.absolute(f"artifacts/{quote(artifact_id, safe='')}")
+
+        def attempt() -> Head | None:
+            with self._session.open(
+                "HEAD", url, optional=True, accept=frozenset({301, 302, 303, 307, 308})
+            ) as response:
+                if response.status_code >= 300:
+                    return None
+                length = response.headers.get("Content-Length", "")
+                return Head(int(length) if length.isdigit() else None, response.headers.get("ETag"))
+
+        try:
+            return self._session.run(attempt)
+        except Unsupported:
+            return None
+
+    def add_external(
+        self, url: str, filename: str, *, sha256: str | None = None, size_bytes: int | None = None
+    ) -> Artifact:
+        """List a reference to `url`. Raises `Unsupported` where the service has none."""
+        body = {"url": url, "filename": filename, "sha256": sha256, "size": size_bytes}
+        document, _ = self._session.json(
+            "POST",
+            "artifacts/external",
+            body={key: value for key, value in body.items() if value is not None},
+            optional=True,
+        )
+        return wire.answered_artifact(document, "POST /artifacts/external")

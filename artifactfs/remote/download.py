@@ -1,0 +1,265 @@
+"""Downloads: ranges of an artifact, pushed to whoever stores them.
+
+`Downloader.stream` asks for a range and hands every piece to `deliver` as a view of one reused
+buffer: from the socket into the buffer, from there to wherever `deliver` puts it, and nowhere else.
+What can go wrong on the way is settled here:
+
+* a body that breaks off is resumed at the first byte that was not delivered, as often as the retry
+  loop allows; progress starts its patience anew, so that a long file outlives any number of cuts;
+* a server that ignores ranges answers 200: then its bytes are delivered from offset 0, and
+  `deliver` says when it has enough;
+* a redirect is followed, at most five times, without the token, and its target is remembered per
+  artifact until its signature is refused (401, 403, 410), then asked for again;
+* an answer that is for another range, or whose ETag is not that of the answer before, is not passed
+  on: `BadAnswer`, because two versions must never mix.
+
+References to external URLs are redirects too, but to wherever someone pointed: only http and https,
+and not to private or loopback addresses (``external`` checks the address itself).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin
+
+import requests
+from cachetools import LRUCache
+
+from artifactfs.artifact import Artifact
+from artifactfs.errors import BadAnswer, Cancelled, Gone, NotAllowed, TokenRejected, Unreachable
+from artifactfs.remote.artifacts import ArtifactsApi
+from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.retry import Transient
+from artifactfs.remote.session import Session, origin_of
+from artifactfs.spans import Span
+
+Deliver = Callable[[int, memoryview], bool]
+
+BUFFER_BYTES = 1 << 20
+MOST_REDIRECTS = 5
+REMEMBERED_TARGETS = 4096
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
+_RANGE_PAST_END = re.compile(r"bytes\s+\*/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is known of an artifact before it is read; None where the service does not say."""
+
+    size_bytes: int | None
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """How a download went: the size in all if it was told, whether the range was honoured."""
+
+    size_bytes: int | None
+    ranged: bool
+    etag: str | None
+
+
+@dataclass(slots=True)
+class _Course:
+    """Where one download stands. For one thread."""
+
+    span: Span
+    position: int
+    etag: str | None = None
+    size_bytes: int | None = None
+    ranged: bool = True
+    ended: bool = False
+
+
+class Downloader:
+    """Reads artifacts. The remembered redirect targets are guarded by `_lock`."""
+
+    def __init__(self, session: Session, artifacts: ArtifactsApi, guard: AddressGuard) -> None:
+        self._session = session
+        self._artifacts = artifacts
+        self._guard = guard
+        self._lock = threading.Lock()
+        self._targets: LRUCache[str, str] = LRUCache(REMEMBERED_TARGETS)
+
+    def probe(self, artifact: Artifact) -> Probe:
+        """Size and ETag, by HEAD, or else by the answer to a range of one byte."""
+        head = self._artifacts.head(artifact.id) if artifact.external_url is None else None
+        if head is not None and head.size_bytes is not None:
+            return Probe(head.size_bytes, head.etag)
+        done = self.stream(artifact, Span(0, 1), lambda *_: False)
+        return Probe(done.size_bytes, done.etag)
+
+    def stream(
+        self,
+        artifact: Artifact,
+        span: Span,
+        deliver: Deliver,
+        *,
+        cancelled: threading.Event | None = None,
+        deadline_s: float | None = None,
+    ) -> Delivered:
+        """Deliver the bytes of `span`; see the module for what `deliver` may get besides.
+
+        `deliver(offset, piece)` gets a view that is valid during the call only, and returns False
+        when it wants no more. Raises `Gone`, `NotAllowed`, `Unreachable`, `TimedOut`, `BadAnswer`,
+        `Cancelled`, and whatever `deliver` raises.
+        """
+        if artifact.size_bytes is not None:
+            span = span.clip(artifact.size_bytes)
+        course = _Course(span, span.start)
+        buffer = bytearray(min(BUFFER_BYTES, max(len(span), 1)))
+        while not course.ended:
+            before = course.position
+            try:
+                self._session.run(
+                    lambda: self._attempt(artifact, course, deliver, buffer, cancelled),
+                    cancelled=cancelled,
+                    deadline_s=deadline_s,
+                )
+            except Transient:
+                raise
+            except Unreachable:
+                if course.position == before:
+                    raise
+        return Delivered(course.size_bytes, course.ranged, course.etag)
+
+    def _attempt(
+        self,
+        artifact: Artifact,
+        course: _Course,
+        deliver: Deliver,
+        buffer: bytearray,
+        cancelled: threading.Event | None,
+    ) -> None:
+        if not course.span and course.span.start > 0:
+            course.ended = True
+            return
+        url = self._remembered(artifact)
+        external = False
+        for _ in range(MOST_REDIRECTS + 1):
+            external = external or self._is_external(artifact, url)
+            if external:
+                self._guard.check(url)
+            headers = (
+                {}
+                if not course.span
+                else {"Range": f"bytes={course.position}-{course.span.stop - 1}"}
+            )
+            try:
+                with self._session.open(
+                    "GET", url, headers=headers, accept=_REDIRECTS | {416}
+                ) as response:
+                    if response.status_code not in _REDIRECTS:
+                        self._receive(artifact, response, course, deliver, buffer, cancelled)
+                        return
+                    location = response.headers.get("Location", "")
+            except (NotAllowed, Gone, TokenRejected):
+                if not self._forget(artifact, url):
+                    raise
+                location = self._own(artifact)
+                external = False
+            if not location:
+                raise BadAnswer(f"{artifact.id}: a redirect without a target")
+            url = urljoin(url, location)
+            self._remember(artifact, url)
+        raise BadAnswer(f"{artifact.id}: more than {MOST_REDIRECTS} redirects")
+
+    def _receive(
+        self,
+        artifact: Artifact,
+        response: requests.Response,
+        course: _Course,
+        deliver: Deliver,
+        buffer: bytearray,
+        cancelled: threading.Event | None,
+    ) -> None:
+        offset, stop = self._check_range(artifact, response, course)
+        if stop is not None and offset >= stop:
+            course.ended = True
+            return
+        view = memoryview(buffer)
+        raw = response.raw
+        with self._session.translated(response.url):
+            while True:
+                if cancelled is not None and cancelled.is_set():
+                    raise Cancelled(f"the download of {artifact.id} was given up")
+                wanted = len(view) if stop is None else min(len(view), stop - offset)
+                count = raw.readinto(view[:wanted]) if wanted else 0
+                if not count:
+                    break
+                wants_more = deliver(offset, view[:count])
+                offset += count
+                course.position = max(course.position, offset) if course.ranged else course.position
+                if not wants_more:
+                    course.ended = True
+                    return
+        if stop is not None and offset < stop:
+            short = Unreachable(f"{artifact.id}: the body ended at byte {offset} of {stop}")
+            raise Transient(short)
+        if course.size_bytes is None and not course.ranged:
+            course.size_bytes = offset
+        course.ended = True
+
+    def _check_range(
+        self, artifact: Artifact, response: requests.Response, course: _Course
+    ) -> tuple[int, int | None]:
+        """Where the body begins and ends (None: unknown). Raises `BadAnswer` if it is not ours."""
+        headers = response.headers
+        etag = headers.get("ETag")
+        if course.etag and etag and etag != course.etag:
+            raise BadAnswer(f"{artifact.id}: its content changed while it was read")
+        course.etag = etag or course.etag
+        if response.status_code == 416:
+            past = _RANGE_PAST_END.fullmatch(headers.get("Content-Range", "").strip())
+            self._check_size(artifact, course, int(past[1]) if past else course.position)
+            if artifact.size_bytes is not None and course.position < artifact.size_bytes:
+                raise BadAnswer(f"{artifact.id}: a range inside of it was refused (416)")
+            return course.position, course.position
+        if response.status_code == 206:
+            found = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
+            if found is None:
+                raise BadAnswer(f"{artifact.id}: a partial answer without Content-Range")
+            start, last = int(found[1]), int(found[2])
+            if start != course.position or not start <= last < course.span.stop:
+                raise BadAnswer(
+                    f"{artifact.id}: asked for {course.position}-{course.span.stop - 1}, "
+                    f"answered {start}-{last}"
+                )
+            if found[3] != "*":
+                self._check_size(artifact, course, int(found[3]))
+            return start, last + 1
+        course.ranged = False
+        length = headers.get("Content-Length", "")
+        if length.isdigit():
+            self._check_size(artifact, course, int(length))
+            return 0, int(length)
+        return 0, artifact.size_bytes
+
+    def _check_size(self, artifact: Artifact, course: _Course, size_bytes: int) -> None:
+        for known in (artifact.size_bytes, course.size_bytes):
+            if known is not None and known != size_bytes:
+                raise BadAnswer(f"{artifact.id}: {size_bytes} bytes instead of {known}")
+        course.size_bytes = size_bytes
+
+    def _own(self, artifact: Artifact) -> str:
+        return self._session.absolute(f"artifacts/{quote(artifact.id, safe='')}")
+
+    def _is_external(self, artifact: Artifact, url: str) -> bool:
+        return artifact.external_url is not None and origin_of(url) != self._session.origin
+
+    def _remembered(self, artifact: Artifact) -> str:
+        with self._lock:
+            return self._targets.get(artifact.id) or self._own(artifact)
+
+    def _remember(self, artifact: Artifact, url: str) -> None:
+        with self._lock:
+            self._targets[artifact.id] = url
+
+    def _forget(self, artifact: Artifact, url: str) -> bool:
+        """Whether there was a remembered target, which has been refused now."""
+        with self._lock:
+            return self._targets.pop(artifact.id, None) == url and url != self._own(artifact)

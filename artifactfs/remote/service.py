@@ -1,0 +1,42 @@
+"""The service as a whole: what ``assembly`` builds and the other rooms are given parts of."""
+
+from __future__ import annotations
+
+from artifactfs.clock import SYSTEM_CLOCK, Clock
+from artifactfs.config import HttpConfig
+from artifactfs.remote.artifacts import ArtifactsApi
+from artifactfs.remote.download import Downloader
+from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.session import Session
+from artifactfs.remote.uploads import UploadsApi
+from artifactfs.token import TokenSource
+
+
+class Service:
+    """One service under one token: `artifacts` lists, `downloads` reads, `uploads` sends."""
+
+    def __init__(
+        self,
+        url: str,
+        token: TokenSource,
+        http: HttpConfig,
+        *,
+        external_allow_private: bool = False,
+        pool_size: int = 32,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._session = Session(url, token, http, pool_size=pool_size, clock=clock)
+        guard = AddressGuard(url, allow_private=external_allow_private)
+        self.url = url
+        self.origin = self._session.origin
+        self.artifacts = ArtifactsApi(self._session)
+        self.uploads = UploadsApi(self._session)
+        self.downloads = Downloader(self._session, self.artifacts, guard)
+
+    def check(self) -> None:
+        """See that the service answers and takes the token; within about ten seconds."""
+        self.artifacts.probe()
+
+    def close(self) -> None:
+        """Cut off what is in flight; later calls raise `Cancelled`."""
+        self._session.close()

@@ -1,0 +1,355 @@
+"""One connection pool to the service, its token, and the translation of what can go wrong.
+
+Every request of the project goes through `Session.attempt`, inside the retry loop of `retry`. It
+sees to it that
+
+* the bearer token goes to the service's own calls and nowhere else, whoever asks for what URL;
+* nothing is compressed (``Accept-Encoding: identity``: sizes and ranges are those of the file);
+* redirects are not followed by the library, which would carry headers along;
+* an answer of 401 has the token read again from its source, once, and tried if it is another one;
+* the library's exceptions and the service's status codes become errors of ``errors``.
+
+What is in flight is registered, so that `close`, or a download that is cancelled, shuts its socket
+down and the thread that reads from it returns at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import random
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import requests.adapters
+import urllib3
+
+from artifactfs import __version__
+from artifactfs.clock import Clock
+from artifactfs.config import HttpConfig
+from artifactfs.errors import (
+    BadAnswer,
+    Cancelled,
+    Conflict,
+    CreditsShort,
+    Gone,
+    NotAllowed,
+    Refused,
+    RemoteError,
+    StorageFull,
+    TimedOut,
+    TokenRejected,
+    TooLarge,
+    Unreachable,
+    Unsupported,
+)
+from artifactfs.remote import wire
+from artifactfs.remote.retry import Retry, Transient
+from artifactfs.token import Secret, TokenSource
+
+T = TypeVar("T")
+
+MOST_ANSWER_BYTES = 64 << 20
+_MOST_ERROR_BYTES = 64 << 10
+_UNUSABLE = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    urllib3.exceptions.LocationParseError,
+)
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_OPTIONAL = frozenset({404, 405, 501})
+_MOST_RETRY_AFTER_S = 3600.0
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of `url`, which together decide who sees the token."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+class Session:
+    """The pool, the token and what is in flight. `_lock` guards the token and the in-flight set."""
+
+    def __init__(
+        self, url: str, token: TokenSource, http: HttpConfig, *, pool_size: int, clock: Clock
+    ) -> None:
+        self.url = url
+        self.origin = origin_of(url)
+        self._api_path = urlsplit(url).path.rstrip("/") + "/api/"
+        self.clock = clock
+        self.retry_for_s = http.retry_for_s
+        self._timeout = (http.connect_timeout_s, http.timeout_s)
+        self._source = token
+        self._token: Secret | None = None
+        self._lock = threading.Lock()
+        self._in_flight: set[urllib3.BaseHTTPResponse] = set()
+        self._closed = threading.Event()
+        self._retry = Retry(clock, self._closed, random.SystemRandom())
+        self._requests = requests.Session()
+        self._requests.trust_env = True
+        self._requests.auth = _no_auth
+        adapter = requests.adapters.HTTPAdapter(
+            pool_connections=8, pool_maxsize=pool_size, max_retries=0
+        )
+        self._requests.mount("http://", adapter)
+        self._requests.mount("https://", adapter)
+        self._requests.headers.clear()
+        self._requests.headers.update(
+            {"Accept-Encoding": "identity", "User-Agent": f"artifactfs/{__version__}"}
+        )
+
+    def absolute(self, path: str) -> str:
+        """A URL from what the service names: a path below its API, or a URL already."""
+        if path.startswith(("http://", "https://")):
+            return path
+        if path.startswith("/api/"):
+            return urljoin(self.url + "/", path)
+        return f"{self.url}/api/v1/{path.lstrip('/')}"
+
+    def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+        optional: bool = False,
+        deadline_s: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Call the service and return its JSON and its headers, after retries."""
+
+        def attempt() -> tuple[Any, Mapping[str, str]]:
+            with self.open(
+                method, self.absolute(path), json=body, params=params, optional=optional
+            ) as response:
+                data = response.raw.read(MOST_ANSWER_BYTES + 1)
+                if len(data) > MOST_ANSWER_BYTES:
+                    raise BadAnswer(f"{method} {path}: the answer is too large")
+                return wire.parse(data, f"{method} {path}"), response.headers
+
+        return self.run(attempt, deadline_s=deadline_s, cancelled=cancelled)
+
+    def run(
+        self,
+        attempt: Callable[[], T],
+        *,
+        deadline_s: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> T:
+        """Run `attempt` in the retry loop, for `http.retry_for` unless said otherwise."""
+        return self._retry.run(
+            attempt,
+            deadline_s=self.retry_for_s if deadline_s is None else deadline_s,
+            cancelled=cancelled,
+        )
+
+    def is_api(self, url: str) -> bool:
+        """Whether `url` is a call of the service itself, and so may see the token.
+
+        The service's own object store can share its origin: presigned URLs take no token.
+        """
+        return origin_of(url) == self.origin and urlsplit(url).path.startswith(self._api_path)
+
+    @contextlib.contextmanager
+    def open(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: Any = None,
+        params: Mapping[str, str] | None = None,
+        optional: bool = False,
+        accept: frozenset[int] = frozenset(),
+        token: bool = True,
+    ) -> Iterator[requests.Response]:
+        """One attempt: an answer of 2xx (or one in `accept`) whose body is not read yet.
+
+        Raises `Transient` for what is worth another try, a `RemoteError` for what is not.
+        """
+        ours = token and self.is_api(url)
+        with contextlib.ExitStack() as closing:
+            response = self._send(method, url, headers, json, data, params, ours)
+            if ours and response.status_code == 401 and self._read_token_again():
+                response.close()
+                response = self._send(method, url, headers, json, data, params, ours)
+            closing.callback(self._done, response)
+            with self._lock:
+                self._in_flight.add(response.raw)
+            if self._closed.is_set():
+                raise Cancelled("the connection to the service is closed")
+            with self.translated(url):
+                if response.status_code not in accept and not response.ok:
+                    raise _failure(response, f"{method} {_shown(url)}", optional)
+                yield response
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        json: Any,
+        data: Any,
+        params: Mapping[str, str] | None,
+        ours: bool,
+    ) -> requests.Response:
+        if self._closed.is_set():
+            raise Cancelled("the connection to the service is closed")
+        sent = dict(headers or {})
+        if ours:
+            sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
+        if callable(data):
+            data = data()
+        try:
+            with self.translated(url):
+                return self._requests.request(
+                    method,
+                    url,
+                    headers=sent,
+                    json=json,
+                    data=data,
+                    params=params,
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    stream=True,
+                )
+        finally:
+            close = getattr(data, "close", None)
+            if close is not None:
+                close()
+
+    @contextlib.contextmanager
+    def translated(self, url: str) -> Iterator[None]:
+        """Turn the libraries' exceptions into ours: `Transient` where another try may help."""
+        where = _shown(url)
+        try:
+            yield
+        except _UNUSABLE as error:
+            raise Refused(f"{where} is no usable URL") from error
+        except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
+            self._raise_if_closed(error)
+            raise Transient(TimedOut(f"{where} did not answer in time")) from error
+        except requests.exceptions.SSLError as error:
+            raise Unreachable(f"{where}: {_reason(error)}") from error
+        except (
+            requests.RequestException,
+            urllib3.exceptions.HTTPError,
+            ConnectionError,
+        ) as error:
+            self._raise_if_closed(error)
+            raise Transient(Unreachable(f"{where}: {_reason(error)}")) from error
+
+    def _raise_if_closed(self, error: BaseException) -> None:
+        if self._closed.is_set():
+            raise Cancelled("the connection to the service is closed") from error
+
+    def _done(self, response: requests.Response) -> None:
+        with self._lock:
+            self._in_flight.discard(response.raw)
+        # A body that was read to its end gives the connection back; any other is cut off.
+        response.close()
+
+    def _current_token(self) -> Secret:
+        with self._lock:
+            if self._token is None:
+                self._token = self._source.read()
+            return self._token
+
+    def _read_token_again(self) -> bool:
+        fresh = self._source.read()
+        with self._lock:
+            changed = self._token is None or fresh.reveal() != self._token.reveal()
+            self._token = fresh
+        return changed
+
+    def shut_down(self, response: requests.Response) -> None:
+        """End the reading of `response` in whatever thread it happens."""
+        with contextlib.suppress(Exception):
+            response.raw.shutdown()
+
+    def close(self) -> None:
+        """Cut off what is in flight; later requests raise `Cancelled`."""
+        self._closed.set()
+        with self._lock:
+            in_flight = list(self._in_flight)
+        for raw in in_flight:
+            with contextlib.suppress(Exception):
+                raw.shutdown()
+        self._requests.close()
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from adding credentials of its own (from a netrc file)."""
+    return request
+
+
+def _shown(url: str) -> str:
+    """A URL for messages: without the query, which may hold a signature."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in a few words."""
+    seen = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    text = (
+        getattr(error, "strerror", None) or str(error).rpartition(": ")[2] or type(error).__name__
+    )
+    return wire.words(str(text))
+
+
+def retry_after_s(value: str | None, clock: Clock) -> float | None:
+    """Seconds from a ``Retry-After`` header (RFC 9110 §10.2.3): a number, or a date."""
+    if not value:
+        return None
+    if value.strip().isdigit():
+        return min(float(value), _MOST_RETRY_AFTER_S)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+        wait_s = (date - clock.now()).total_seconds()
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return min(max(wait_s, 0.0), _MOST_RETRY_AFTER_S)
+
+
+_KINDS: dict[int, type[RemoteError]] = {
+    401: TokenRejected,
+    402: CreditsShort,
+    403: NotAllowed,
+    404: Gone,
+    409: Conflict,
+    410: Gone,
+    413: TooLarge,
+    507: StorageFull,
+}
+
+
+def _failure(response: requests.Response, what: str, optional: bool) -> Exception:
+    status = response.status_code
+    said = wire.complaint(response.raw.read(_MOST_ERROR_BYTES))
+    message = f"{what}: {said.message or response.reason or 'no reason given'} ({status})"
+    if optional and status in _OPTIONAL:
+        return Unsupported(message)
+    if status in _TRANSIENT:
+        from artifactfs.clock import SYSTEM_CLOCK
+
+        after_s = retry_after_s(response.headers.get("Retry-After"), SYSTEM_CLOCK)
+        return Transient(Unreachable(message), after_s)
+    kind = _KINDS.get(status)
+    remedy = said.action or None
+    if kind is not None:
+        return kind(message, remedy=remedy)
+    return Refused(message, remedy=remedy, code=said.code)

@@ -1,0 +1,187 @@
+"""The ways to upload: through the controller, directly to the object store, in parts.
+
+This room knows the calls; which way a file takes, and what happens after a crash, is decided in
+``drop``. A way the service does not have raises `Unsupported`, a file too large for one `TooLarge`.
+URLs of the object store get exactly the headers the service named, and never the token.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+from artifactfs.artifact import Artifact
+from artifactfs.errors import BadAnswer, Gone
+from artifactfs.remote import wire
+from artifactfs.remote.bodies import Body, Progress, Sending
+from artifactfs.remote.session import MOST_ANSWER_BYTES, Session
+from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
+
+
+def header_filename(filename: str) -> str:
+    """A file name as a header value: Latin-1 as it is, else UTF-8 percent-encoded."""
+    plain = all(32 <= ord(character) < 127 or 160 <= ord(character) < 256 for character in filename)
+    if plain and "%" not in filename and filename == filename.strip():
+        return filename
+    return quote(filename.encode("utf-8", "surrogateescape"), safe="/ ")
+
+
+class UploadsApi:
+    """Sends bytes to the service."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def by_controller(
+        self,
+        source: Body,
+        filename: str,
+        *,
+        progress: Progress | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Artifact:
+        """POST /artifacts: one request, the answer is the artifact."""
+        headers: dict[str, str | bytes] = {
+            "Content-Type": "application/octet-stream",
+            "X-Artifact-Filename": header_filename(filename).encode("latin-1"),
+        }
+        body = self._send(
+            "POST",
+            self._session.absolute("artifacts"),
+            headers,
+            source,
+            progress,
+            cancelled,
+            token=True,
+        )[0]
+        return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
+
+    def start_direct(self, sha256: str, size_bytes: int, filename: str) -> DirectTicket | Artifact:
+        """POST /artifacts/direct: where to PUT, or the artifact if the bytes are there."""
+        document = self._start("direct", sha256, size_bytes, filename)
+        known = wire.existing(document, "POST /artifacts/direct")
+        return known or wire.direct_ticket(document, self._session.clock.now())
+
+    def put_direct(
+        self,
+        ticket: DirectTicket,
+        source: Body,
+        *,
+        progress: Progress | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> None:
+        """PUT the bytes. Raises `NotAllowed` or `Gone` when the URL has expired."""
+        url = self._session.absolute(ticket.url)
+        self._send(ticket.method, url, ticket.headers, source, progress, cancelled)
+
+    def complete_direct(
+        self, ticket: DirectTicket, sha256: str, size_bytes: int
+    ) -> Artifact | None:
+        """Tell the service that the bytes are there; None where it does not want to be told."""
+        if ticket.complete_url is None:
+            return None
+        document, _ = self._session.json(
+            "POST", ticket.complete_url, body={"sha256": sha256, "size": size_bytes}
+        )
+        return wire.answered_artifact(document, "POST /artifacts/direct/…/complete")
+
+    def start_multipart(
+        self, sha256: str, size_bytes: int, filename: str
+    ) -> MultipartTicket | Artifact:
+        """POST /artifacts/multipart: how to send the parts, or the artifact if it is there."""
+        document = self._start("multipart", sha256, size_bytes, filename)
+        known = wire.existing(document, "POST /artifacts/multipart")
+        return known or wire.multipart_ticket(document, size_bytes, self._session.clock.now())
+
+    def multipart_state(self, upload_id: str) -> MultipartState:
+        """What has arrived. Raises `Gone` if the upload is unknown or has expired."""
+        document, _ = self._session.json("GET", self._multipart(upload_id))
+        return wire.multipart_state(document)
+
+    def part_urls(self, upload_id: str, numbers: Sequence[int]) -> list[PartUrl]:
+        """Fresh URLs for these parts. Raises `BadAnswer` if one is missing."""
+        document, _ = self._session.json(
+            "POST", self._multipart(upload_id, "/parts"), body={"part_numbers": list(numbers)}
+        )
+        urls = {part.number: part for part in wire.part_urls(document, "POST …/parts")}
+        missing = [number for number in numbers if number not in urls]
+        if missing:
+            raise BadAnswer(f"POST /artifacts/multipart/…/parts: no URL for part {missing[0]}")
+        return [urls[number] for number in numbers]
+
+    def put_part(
+        self,
+        url: PartUrl,
+        source: Body,
+        *,
+        progress: Progress | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> str:
+        """PUT one part and return its ETag. Raises `NotAllowed` or `Gone` on an expired URL."""
+        target = self._session.absolute(url.url)
+        _, headers = self._send("PUT", target, url.headers, source, progress, cancelled)
+        etag = headers.get("ETag", "")
+        if not etag:
+            raise BadAnswer(f"part {url.number}: the object store answered without an ETag")
+        return etag
+
+    def complete_multipart(
+        self, upload_id: str, sha256: str, size_bytes: int, parts: Sequence[tuple[int, str]]
+    ) -> Artifact:
+        """Have the parts joined. `parts` are numbers and ETags."""
+        body = {
+            "sha256": sha256,
+            "size": size_bytes,
+            "parts": [{"part_number": number, "etag": etag} for number, etag in parts],
+        }
+        document, _ = self._session.json("POST", self._multipart(upload_id, "/complete"), body=body)
+        return wire.answered_artifact(document, "POST /artifacts/multipart/…/complete")
+
+    def abandon_multipart(self, upload_id: str) -> None:
+        """Give the upload up; one that is gone already is fine."""
+
+        def attempt() -> None:
+            with self._session.open("DELETE", self._session.absolute(self._multipart(upload_id))):
+                return
+
+        try:
+            self._session.run(attempt, deadline_s=5)
+        except Gone:
+            return
+
+    def _multipart(self, upload_id: str, rest: str = "") -> str:
+        return f"artifacts/multipart/{quote(upload_id, safe='')}{rest}"
+
+    def _start(self, way: str, sha256: str, size_bytes: int, filename: str) -> object:
+        body = {
+            "sha256": sha256,
+            "size": size_bytes,
+            "filename": filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+        }
+        document, _ = self._session.json("POST", f"artifacts/{way}", body=body, optional=True)
+        return document
+
+    def _send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str | bytes],
+        source: Body,
+        progress: Progress | None,
+        cancelled: threading.Event | None,
+        *,
+        token: bool = False,
+    ) -> tuple[bytes, Mapping[str, str]]:
+        def attempt() -> tuple[bytes, Mapping[str, str]]:
+            length = {"Content-Length": str(source.size_bytes)}
+            with self._session.open(
+                method,
+                url,
+                headers=dict(headers) | length,  # type: ignore[arg-type]
+                data=lambda: Sending(source, progress, cancelled),
+                token=token,
+            ) as response:
+                return response.raw.read(MOST_ANSWER_BYTES), response.headers
+
+        return self._session.run(attempt, cancelled=cancelled)
