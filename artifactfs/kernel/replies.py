@@ -34,12 +34,15 @@ _ORDINARY = frozenset(
         errno.EINTR,
         errno.EINVAL,
         errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
         errno.ENODATA,
         errno.ENOENT,
         errno.ENOSYS,
         errno.ENOTDIR,
         errno.ENOTEMPTY,
         errno.ENOTSUP,
+        errno.ENOTTY,
         errno.ENXIO,
         errno.EPERM,
         errno.ERANGE,
@@ -68,18 +71,29 @@ class Replies:
         number = errno_of(error)
         if isinstance(error, OSError) and number in _ORDINARY:
             return number
-        key = (operation, subject, repr(error))
+        try:
+            self._tell(operation, subject, error, number)
+        except BaseException:  # noqa: BLE001 - without memory or stack the answer matters more
+            return number
+        return number
+
+    def _tell(self, operation: str, subject: str, error: BaseException, number: int) -> None:
+        try:
+            words, shown = str(error) or type(error).__name__, repr(error)
+        except Exception:  # noqa: BLE001 - an error that cannot show itself is still told
+            words = shown = f"{type(error).__name__} without words"
+        key = (operation, subject, shown)
         with self._lock:
             known = key in self._told
             self._told[key] = True
-        if not known:
-            unforeseen = not isinstance(error, ArtifactfsError | OSError)
-            _log.error(
-                "%s %s: %s [%s]",
-                operation,
-                subject,
-                error if str(error) else type(error).__name__,
-                errno.errorcode.get(number, str(number)),
-                exc_info=error if unforeseen else None,
-            )
-        return number
+        if known:
+            return
+        unforeseen = not isinstance(error, ArtifactfsError | OSError)
+        _log.error(
+            "%s %s: %s [%s]",
+            operation,
+            subject,
+            words,
+            errno.errorcode.get(number, str(number)),
+            exc_info=error if unforeseen else None,
+        )

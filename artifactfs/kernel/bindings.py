@@ -1,0 +1,52 @@
+"""Which way into the kernel is taken.
+
+``auto`` is the native binding where it works, else fusepy, with the reason in its facts and in the
+log. Bindings are imported when they are asked for: fusepy loads libfuse at import, and a machine
+that has only one of the two still mounts.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from artifactfs.errors import MountError
+from artifactfs.kernel.binding import Binding
+from artifactfs.kernel.mounting import check_fuse
+
+NAMES = ("auto", "native", "fusepy")
+
+_log = logging.getLogger(__name__)
+
+
+def make(name: str) -> Binding:
+    """The binding called `name`: ``native``, ``fusepy`` or ``auto``.
+
+    Raises `MountError`, with the remedy, where it cannot work on this machine.
+    """
+    if name == "native":
+        return _native()
+    if name == "fusepy":
+        return _fusepy()
+    if name != "auto":
+        raise MountError(f"no binding is called {name}", remedy=f"one of {', '.join(NAMES)}")
+    try:
+        check_fuse("native")
+        return _native()
+    except MountError as error:
+        _log.info("fusepy instead of the native binding: %s", error)
+        return _fusepy(instead_of=str(error))
+
+
+def _native() -> Binding:
+    try:
+        from artifactfs.kernel.native import NativeBinding
+    except ImportError as error:
+        raise MountError(f"the native binding cannot be loaded: {error}") from error
+    binding: Binding = NativeBinding()
+    return binding
+
+
+def _fusepy(instead_of: str | None = None) -> Binding:
+    from artifactfs.kernel.fusepy_binding import FusepyBinding
+
+    return FusepyBinding(instead_of=instead_of)

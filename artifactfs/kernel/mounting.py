@@ -1,0 +1,224 @@
+"""Before a mount: is there a FUSE, and is this a directory to mount on?
+
+Each check raises a `MountError` of one line that says what is wrong and what to do, before anything
+is mounted: libfuse's own words for these are ``fuse: failed to exec fusermount`` and worse.
+
+A driver that crashed leaves its mount point behind: every access answers ENOTCONN, "Transport
+endpoint is not connected", until someone unmounts it. `check_mountpoint` does, for mounts of ours.
+This module is also the front door: it passes on what `mount_table` and `unmounting` offer. Whether
+a mount point is in that state is asked by a child process (`is_stale`): a driver that hangs
+instead would hold whoever asks, and a thread of ours that is held can keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import signal
+import sys
+from pathlib import Path
+
+from artifactfs.errors import MountError
+from artifactfs.kernel.mount_table import (
+    Mounted,
+    find_mount,
+    mounted_at,
+    mounts,
+    real_location,
+)
+from artifactfs.kernel.unmounting import abort, can_mount, fusermount, unmount
+
+__all__ = [
+    "Mounted",
+    "abort",
+    "check_fuse",
+    "check_mountpoint",
+    "clean_stale",
+    "find_mount",
+    "is_stale",
+    "load_library",
+    "mounts",
+    "unmount",
+]
+
+FUSE_DEVICE = Path("/dev/fuse")
+FUSE_CONF = Path("/etc/fuse.conf")
+ASK_TIMEOUT_S = 5.0
+
+_ASK = """\
+import os, sys
+try:
+    os.stat(sys.argv[1])
+except OSError as error:
+    sys.exit(min(error.errno or 1, 255))
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
+    """Whether `path` is a mount point of ours whose driver is gone. Never hangs.
+
+    A driver that is there and does not answer within `timeout_s` is not stale.
+    """
+    mounted = find_mount(path)
+    return mounted is not None and _errno_of_stat(mounted.mountpoint, timeout_s) == errno.ENOTCONN
+
+
+def _errno_of_stat(path: Path, timeout_s: float) -> int | None:
+    """What stat(2) of `path` answers: 0, an errno, or None if nothing in time."""
+    pid = os.posix_spawn(
+        sys.executable, [sys.executable, "-I", "-S", "-c", _ASK, os.fspath(path)], {}
+    )
+    watch = os.pidfd_open(pid)
+    try:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        if not poll.poll(timeout_s * 1000):
+            signal.pidfd_send_signal(watch, signal.SIGKILL)
+            # Held in the kernel it dies when the driver answers, not now: do not wait for it.
+            poll.poll(200)
+            os.waitpid(pid, os.WNOHANG)
+            return None
+        _, status = os.waitpid(pid, 0)
+    finally:
+        os.close(watch)
+    return os.waitstatus_to_exitcode(status)
+
+
+def check_mountpoint(path: Path | str) -> Path:
+    """The absolute, link-free location of `path`, which can be mounted on.
+
+    It exists, is an empty directory, and nothing is mounted on it; what a crashed driver of ours
+    left there is unmounted first. Raises `MountError` otherwise.
+    """
+    location = real_location(path)
+    _check_not_mounted(location)
+    for mounted in mounts():
+        if mounted.mountpoint in location.parents:
+            raise MountError(
+                f"{location} lies inside the mount {mounted.mountpoint}",
+                remedy="choose a directory outside of it",
+            )
+    try:
+        with os.scandir(location) as entries:
+            first = next(entries, None)
+    except FileNotFoundError as error:
+        raise MountError(f"{location} does not exist", remedy=f"mkdir -p {location}") from error
+    except NotADirectoryError as error:
+        raise MountError(
+            f"{location} is not a directory", remedy="choose an empty directory"
+        ) from error
+    except PermissionError as error:
+        raise MountError(
+            f"{location} may not be entered by this user",
+            remedy="choose a directory of your own",
+        ) from error
+    except OSError as error:
+        raise MountError(f"{location} cannot be read: {error.strerror}") from error
+    if first is not None:
+        raise MountError(
+            f"{location} is not empty: it holds {first.name}", remedy="choose an empty directory"
+        )
+    if not can_mount() and not os.access(location, os.W_OK):
+        raise MountError(
+            f"{location} is not writable for this user, and fusermount asks for that",
+            remedy="choose a directory of your own",
+        )
+    return location
+
+
+def clean_stale(path: Path | str) -> bool:
+    """Unmount what a driver of ours that is gone left at `path`; False if there is no such thing.
+
+    Raises `MountError` if this user may not.
+    """
+    cleaned = False
+    while is_stale(path):  # crashed twice: two mounts, one over the other
+        _log.warning("%s was left behind by a driver that is gone: unmounting it", path)
+        unmount(path, lazy=True)
+        cleaned = True
+    return cleaned
+
+
+def _check_not_mounted(location: Path) -> None:
+    clean_stale(location)
+    mounted = find_mount(location)
+    if mounted is not None:
+        raise MountError(
+            f"{location} is mounted already ({mounted.source})",
+            remedy=f"artifactfs unmount {location}",
+        )
+    other = mounted_at(location)
+    if other is not None:
+        raise MountError(
+            f"another file system ({other.kind}) is mounted on {location}",
+            remedy="choose a directory of its own, one level below for instance",
+        )
+
+
+def check_fuse(binding: str, *, allow_other: bool = False) -> None:
+    """Raise `MountError` if this machine or this user cannot mount by `binding`.
+
+    `binding` is ``native`` or ``fusepy``.
+    """
+    _check_device()
+    if binding == "fusepy":
+        load_library()
+    if can_mount():
+        return
+    program = fusermount(version_2=binding == "fusepy")
+    if program is None:
+        raise MountError(
+            "this user may not mount, and there is no fusermount to do it",
+            remedy="apt-get install fuse3",
+        )
+    if allow_other and not _others_are_allowed():
+        raise MountError(
+            f"{FUSE_CONF} does not let users open their mounts to others",
+            remedy=f"add the line user_allow_other to {FUSE_CONF}, or mount without --allow-other",
+        )
+
+
+def _check_device() -> None:
+    try:
+        os.close(os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError as error:
+        raise MountError(
+            f"there is no {FUSE_DEVICE}",
+            remedy="modprobe fuse; in a container: --device /dev/fuse --cap-add SYS_ADMIN",
+        ) from error
+    except PermissionError as error:
+        raise MountError(
+            f"{FUSE_DEVICE} is not open to this user",
+            remedy=f"chmod 666 {FUSE_DEVICE}; in a container: --device /dev/fuse",
+        ) from error
+    except OSError as error:
+        raise MountError(
+            f"{FUSE_DEVICE} cannot be opened: {error.strerror}", remedy="modprobe fuse"
+        ) from error
+
+
+def load_library() -> None:
+    """Load fusepy, and libfuse by it. Raises `MountError` where one of them is missing."""
+    try:
+        import fuse  # noqa: F401 - it loads libfuse at import
+    except ImportError as error:
+        raise MountError(
+            f"fusepy cannot be imported: {error}", remedy="pip install fusepy"
+        ) from error
+    except (OSError, AttributeError) as error:
+        raise MountError(
+            f"fusepy finds no libfuse 2: {error}",
+            remedy="apt-get install libfuse2, or mount with --fuse native",
+        ) from error
+
+
+def _others_are_allowed() -> bool:
+    try:
+        lines = FUSE_CONF.read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)

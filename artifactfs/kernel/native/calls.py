@@ -1,0 +1,244 @@
+"""Requests of the kernel, from the moment they are read until they are answered, exactly once.
+
+Most requests are answered by the thread that read them, before it reads the next; those never
+enter a table. What has to wait is *deferred*: it is remembered under its number, and from then on
+several threads may want to end it: the one that has the result, the reading thread when the kernel
+sends INTERRUPT (the caller got a signal), the watch when the request's time is up. Whoever takes
+the number out of the table (`Calls.claim`) answers; everyone else finds it gone and undoes or
+forgets what he had.
+
+An INTERRUPT ends what waits for the network at once with EINTR. What changes the local disk is not
+torn out of the middle: as on a local file system it runs to its end, and only if it has not begun
+yet is it given up. When a deadline ends such work none the less (else the kernel aborts the whole
+connection), its `undo` is called with the late result.
+
+Not every signal means that the caller wants to stop: a profiler's timer, a child that exits or a
+resized terminal interrupt a wait in FUSE too, and programs rarely expect EINTR from ``open`` of a
+file. `patience` decides; a call that may go on is looked at again every `LOOK_AGAIN_S`, because the
+kernel sends INTERRUPT only once per request.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from artifactfs.kernel.native import wire
+from artifactfs.kernel.native.device import Device
+from artifactfs.kernel.native.patience import may_go_on
+from artifactfs.kernel.replies import Replies
+
+_log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S: Final = 0.1
+WATCHES_PER_DEADLINE: Final = 10
+
+
+class Call:
+    """One request. The thread that read it owns it until it is deferred; then see `Calls`.
+
+    `abandon` is what to stop when somebody else ends the call early: a ticket to cancel, a handle
+    to let go. `begun` and `interruptible` are guarded by the lock of `Calls`.
+    """
+
+    __slots__ = (
+        "abandon",
+        "begun",
+        "calls",
+        "interruptible",
+        "nodeid",
+        "opcode",
+        "pid",
+        "since_s",
+        "subject",
+        "unique",
+    )
+
+    abandon: Callable[[], None] | None
+    begun: bool
+    interruptible: bool
+    since_s: float
+
+    def __init__(self, calls: Calls, opcode: int, unique: int, nodeid: int, pid: int) -> None:
+        self.calls = calls
+        self.opcode = opcode
+        self.unique = unique
+        self.nodeid = nodeid
+        self.pid = pid
+        self.subject = ""
+
+    def answer(self, body: bytes | bytearray | memoryview = b"") -> bool:
+        """Reply with success. False: nobody waits any more, what it gave must be taken back."""
+        try:
+            return self.calls.device.answer(self.unique, body)
+        except OSError as error:
+            _log.error(
+                "the kernel did not take the answer to %s of inode %d: %s",
+                wire.OPERATIONS.get(self.opcode, str(self.opcode)),
+                self.nodeid,
+                error,
+            )
+            self.refuse(errno.EIO)
+            return False
+
+    def refuse(self, number: int) -> bool:
+        """Reply with an errno, above zero."""
+        return self.calls.device.refuse(self.unique, number)
+
+    def fail(self, error: BaseException) -> bool:
+        """Reply with the errno of `error`, after it was logged if it is a trouble."""
+        operation = wire.OPERATIONS.get(self.opcode, str(self.opcode))
+        number = self.calls.replies.errno_for(
+            operation, self.subject or f"inode {self.nodeid}", error
+        )
+        if self.opcode in wire.WITHOUT_ANSWER:
+            return False
+        if number == errno.ENOSYS:
+            number = errno.EOPNOTSUPP  # ENOSYS switches an operation off for the whole mount
+        return self.refuse(number if 0 < number < 512 else errno.EIO)
+
+
+class Calls:
+    """The deferred requests of one mount.
+
+    `_lock` guards `_waiting`, `_interrupted`, and of each call in it `begun`, `interruptible`
+    and `abandon`. Nothing is called or written while it is held.
+    """
+
+    def __init__(self, device: Device, replies: Replies, deadline_s: float | None = None) -> None:
+        self.device = device
+        self.replies = replies
+        self.deadline_s = deadline_s
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Call] = {}
+        self._interrupted: set[int] = set()
+        self._attention = threading.Event()
+        self._closed = False
+
+    def defer(
+        self,
+        call: Call,
+        *,
+        interruptible: bool = True,
+        abandon: Callable[[], None] | None = None,
+    ) -> None:
+        """Remember `call` as one that is answered later.
+
+        `abandon` is called when it is ended early by somebody else, before that is answered.
+        """
+        call.begun = False
+        call.interruptible = interruptible
+        call.abandon = abandon
+        call.since_s = time.monotonic()
+        with self._lock:
+            self._waiting[call.unique] = call
+
+    def begin(self, call: Call) -> bool:
+        """Say that work on it starts now. False: it was given up meanwhile, do nothing."""
+        with self._lock:
+            if self._waiting.get(call.unique) is not call:
+                return False
+            call.begun = True
+            return True
+
+    def claim(self, call: Call) -> bool:
+        """Take the right, and the duty, to answer it. False: somebody else has."""
+        with self._lock:
+            if self._waiting.get(call.unique) is not call:
+                return False
+            del self._waiting[call.unique]
+            self._interrupted.discard(call.unique)
+            return True
+
+    def interrupt(self, unique: int) -> None:
+        """The kernel's INTERRUPT for the request `unique`: end it if its caller wants to stop."""
+        with self._lock:
+            call = self._waiting.get(unique)
+        if call is None:
+            return  # answered in the meantime
+        if may_go_on(call.pid):
+            with self._lock:
+                if unique in self._waiting:
+                    self._interrupted.add(unique)
+            self._attention.set()
+            return
+        self._end(call, errno.EINTR, force=False)
+
+    def watch(self) -> None:
+        """End in time what is overdue, and what was interrupted and wants to stop by now.
+
+        Runs on a thread of its own until `close`; wakes up only where there is something to see.
+        """
+        every_s = None if self.deadline_s is None else self.deadline_s / WATCHES_PER_DEADLINE
+        while not self._closed:
+            self._attention.wait(LOOK_AGAIN_S if self._interrupted else every_s)
+            self._attention.clear()
+            self._look()
+
+    def close(self) -> None:
+        """End `watch`."""
+        self._closed = True
+        self._attention.set()
+
+    def _look(self) -> None:
+        with self._lock:
+            interrupted = [
+                call for unique, call in self._waiting.items() if unique in self._interrupted
+            ]
+            overdue: list[Call] = []
+            if self.deadline_s is not None:
+                limit_s = time.monotonic() - self.deadline_s
+                overdue = [call for call in self._waiting.values() if call.since_s < limit_s]
+        for call in interrupted:
+            if not may_go_on(call.pid):
+                self._end(call, errno.EINTR, force=False)
+        for call in overdue:
+            if self._end(call, errno.ETIMEDOUT, force=True):
+                _log.warning(
+                    "%s of inode %d took longer than %.0f s and was given up",
+                    wire.OPERATIONS.get(call.opcode, str(call.opcode)),
+                    call.nodeid,
+                    self.deadline_s,
+                )
+
+    def is_looked_up_in(self, nodeid: int) -> bool:
+        """Whether a look-up of some name in this directory is waiting."""
+        with self._lock:
+            return any(
+                call.nodeid == nodeid and call.opcode == wire.Opcode.LOOKUP
+                for call in self._waiting.values()
+            )
+
+    def waiting(self) -> int:
+        """How many requests are not answered yet."""
+        with self._lock:
+            return len(self._waiting)
+
+    def abandon_all(self) -> None:
+        """The connection is gone: nobody waits for any of them."""
+        with self._lock:
+            calls = list(self._waiting.values())
+        for call in calls:
+            self._end(call, errno.EIO, force=True)
+
+    def _end(self, call: Call, number: int, *, force: bool) -> bool:
+        with self._lock:
+            if self._waiting.get(call.unique) is not call:
+                return False
+            if call.begun and not call.interruptible and not force:
+                return False
+            del self._waiting[call.unique]
+            self._interrupted.discard(call.unique)
+            abandon = call.abandon
+        try:
+            if abandon is not None:
+                abandon()
+        except BaseException:  # noqa: BLE001 - the answer must go out whatever a ticket does
+            _log.exception("giving up a request failed")
+        finally:
+            call.refuse(number)
+        return True

@@ -1,0 +1,148 @@
+"""The reading thread: takes one request after the other from the device and has it carried out.
+
+There is one such thread, and it never waits for anything but the next request. That is what makes
+the driver fast in Python: no two threads fight for the interpreter over small answers, and nothing
+stands behind anything that waits.
+
+A message is read into a buffer that is used again and again (the first touch of fresh memory costs
+more than the request). A handler that needs the message longer, a write that a pool's thread
+carries out, keeps the buffer and gives it back when it is done; the thread takes another one.
+
+No message can end the thread. What is too short, lies about its length, or makes a handler raise
+is answered with an errno if it has a number at all, and logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import struct
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from artifactfs.kernel.native import wire
+from artifactfs.kernel.native.calls import Call, Calls
+from artifactfs.kernel.native.device import Device
+from artifactfs.kernel.native.work import Handler
+
+_log = logging.getLogger(__name__)
+
+_SPARE_BUFFERS: Final = 8
+_UNPACK: Final = wire.IN_HEADER.unpack_from
+_HEADER_BYTES: Final = wire.HEADER_BYTES
+
+
+class Buffers:
+    """Memory for messages. `_lock` guards `_spare`."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        self._lock = threading.Lock()
+        self._spare: list[bytearray] = []
+
+    def take(self) -> bytearray:
+        """A buffer nobody else uses."""
+        with self._lock:
+            if self._spare:
+                return self._spare.pop()
+        return bytearray(self._size_bytes)
+
+    def give_back(self, part: memoryview) -> None:
+        """Return the buffer that `part` is a view of."""
+        buffer = part.obj
+        part.release()
+        if isinstance(buffer, bytearray):
+            with self._lock:
+                if len(self._spare) < _SPARE_BUFFERS:
+                    self._spare.append(buffer)
+
+
+class Dispatcher:
+    """Finds the handler of each message. Used by the reading thread only."""
+
+    def __init__(self, calls: Calls, handlers: Mapping[int, Handler]) -> None:
+        self._calls = calls
+        self._handlers = handlers
+        self._unknown: set[int] = set()
+
+    def carry_out(self, message: memoryview) -> bool:
+        """Carry out one message. True: its memory is still in use. Raises nothing."""
+        try:
+            length, opcode, unique, nodeid, _, _, pid, _, _ = _UNPACK(message)
+        except struct.error:
+            _log.warning("a message of %d bytes is none of the kernel's", len(message))
+            return False
+        call = Call(self._calls, opcode, unique, nodeid, pid)
+        handler = self._handlers.get(opcode)
+        try:
+            if length != len(message):
+                self._refuse_lie(call, length, len(message))
+            elif handler is not None:
+                return bool(handler(call, message[_HEADER_BYTES:]))
+            else:
+                self._refuse_unknown(call)
+        except wire.NameTooLong:
+            call.refuse(errno.ENAMETOOLONG)
+        except (struct.error, ValueError, IndexError) as error:
+            _log.warning("%s: %s", wire.OPERATIONS.get(opcode, opcode), error)
+            if opcode not in wire.WITHOUT_ANSWER:
+                call.refuse(errno.EIO)
+        except BaseException as error:  # noqa: BLE001 - nothing may end the thread
+            call.fail(error)
+        return False
+
+    def _refuse_lie(self, call: Call, claimed_bytes: int, length_bytes: int) -> None:
+        _log.warning("a message of %d bytes claims %d", length_bytes, claimed_bytes)
+        if call.opcode not in wire.WITHOUT_ANSWER:
+            call.refuse(errno.EIO)
+
+    def _refuse_unknown(self, call: Call) -> None:
+        if call.opcode not in self._unknown:
+            self._unknown.add(call.opcode)
+            _log.debug("%s is not answered", wire.OPERATIONS.get(call.opcode, call.opcode))
+        if call.opcode not in wire.WITHOUT_ANSWER:
+            call.refuse(errno.ENOSYS)
+
+
+class Channel:
+    """The reading thread of one mount. Only that thread writes `turn`.
+
+    `when_ended` is called by it, once, when the connection is gone.
+    """
+
+    def __init__(self, device: Device, buffers: Buffers, when_ended: Callable[[], None]) -> None:
+        self._device = device
+        self._buffers = buffers
+        self._when_ended = when_ended
+        self._dispatcher: Dispatcher | None = None
+        self._thread = threading.Thread(target=self._run, name="fuse-reader", daemon=True)
+        self.turn = 0
+
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Begin to read."""
+        self._dispatcher = dispatcher
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the end, at most `timeout_s`. False: it still reads."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        assert self._dispatcher is not None
+        receive, carry_out = self._device.receive, self._dispatcher.carry_out
+        buffer = self._buffers.take()
+        view = memoryview(buffer)
+        try:
+            while length := receive(buffer):
+                self.turn += 1
+                if carry_out(view[:length]):
+                    buffer = self._buffers.take()
+                    view = memoryview(buffer)
+                self.turn += 1
+        except BaseException:  # noqa: BLE001 - the end must be told whatever ended it
+            _log.exception("reading from the kernel ended")
+        finally:
+            self._when_ended()

@@ -1,0 +1,335 @@
+"""Operations on files: OPEN, CREATE, READ, WRITE, FLUSH and what belongs to them.
+
+**A read** asks the handle for what it has at hand and answers on the reading thread. Where bytes
+are missing, it leaves a request with the handle (`Handle.request`) and goes on; the thread that
+brings the bytes answers. So a thousand stuck readers cost no thread. Handles that know no requests
+are read on a pool's thread.
+
+**A write** goes to the spool's pool with the message's own memory: the reading thread takes another
+buffer meanwhile, nothing is copied.
+
+**FLUSH** is what ``close`` waits for. Files that were opened only for reading have nothing to make
+durable, so it is answered at once, or not even asked for (NOFLUSH).
+
+A file whose contents never change (`Handle.keep_cache`) must not be read short: the kernel would
+fill the rest of its pages with zeros and keep them. Such a read is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from artifactfs.kernel.native import wire
+from artifactfs.kernel.native.calls import Call
+from artifactfs.kernel.native.handles import OpenFile
+from artifactfs.kernel.native.names import is_writable
+from artifactfs.kernel.native.pools import Pool
+from artifactfs.kernel.native.wire import Opcode
+from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.spans import Span
+from artifactfs.tree.node import File, Handle, Ticket
+
+GiveBack = Callable[[memoryview], None]
+
+
+class FileOperations:
+    """See the module. Stateless but for `mount`'s parts.
+
+    `give_back` takes the memory of a message that a handler kept (see `work.Handler`).
+    """
+
+    def __init__(self, mount: Mount, give_back: GiveBack) -> None:
+        self._mount = mount
+        self._handles = mount.handles
+        self._give_back = give_back
+
+    def handlers(self) -> dict[int, Handler]:
+        """Opcode → method."""
+        return {
+            Opcode.OPEN: self.open,
+            Opcode.CREATE: self.create,
+            Opcode.READ: self.read,
+            Opcode.WRITE: self.write,
+            Opcode.FLUSH: self.flush,
+            Opcode.FSYNC: self.fsync,
+            Opcode.RELEASE: self.release,
+            Opcode.LSEEK: self.seek,
+            Opcode.FALLOCATE: self.allocate,
+        }
+
+    # Opening
+
+    def open(self, call: Call, body: memoryview) -> None:
+        file = self._mount.inodes.file(call.nodeid)
+        flags, _ = wire.OPEN_IN.unpack_from(body)
+        local = flags & os.O_ACCMODE != os.O_RDONLY or is_writable(file)
+        pool = self._mount.pools.spool if local else self._mount.pools.fetch
+        late: list[OpenFile] = []
+
+        def act() -> bytes:
+            opened, reply = self._opened(file, file.open(flags), flags)
+            late.append(opened)
+            return reply
+
+        def undo() -> None:
+            self._close(late[0].fh)
+
+        self._mount.later(pool, call, act, undo=undo)
+
+    def create(self, call: Call, body: memoryview) -> None:
+        directory = self._mount.inodes.directory(call.nodeid)
+        flags, mode, _, _ = wire.CREATE_IN.unpack_from(body)
+        raw, _ = wire.split_name(body, wire.CREATE_IN.size)
+        name = call.subject = os.fsdecode(raw)
+        late: list[OpenFile] = []
+        is_new = directory.find(name) is None
+
+        def act() -> bytes:
+            file, handle = directory.create(name, flags, mode & 0o7777)
+            opened, reply = self._opened(file, handle, flags)
+            try:
+                entry = self._mount.stat.entry(file)
+            except BaseException:
+                self._close(opened.fh)
+                raise
+            self._mount.inodes.remember(file)
+            late.append(opened)
+            return entry + reply
+
+        def undo() -> None:
+            self._mount.inodes.forget(late[0].node.ino, 1)
+            self._close(late[0].fh)
+            if is_new:
+                directory.unlink(name)
+
+        self._mount.later(self._mount.pools.spool, call, act, undo=undo, interruptible=False)
+
+    def _opened(self, file: File, handle: Handle, flags: int) -> tuple[OpenFile, bytes]:
+        read_only = flags & os.O_ACCMODE == os.O_RDONLY
+        passthrough = self._mount.passthrough
+        mode: tuple[int, int] | None = None
+        try:
+            local = not read_only or is_writable(file)
+            mode = passthrough.enter(file.ino, handle, read_only=read_only)
+            open_flags, backing_id = (0, 0) if mode is None else mode
+            if not backing_id:  # with passthrough the kernel refuses either of them
+                open_flags |= wire.FOPEN_DIRECT_IO if handle.direct_io else 0
+                open_flags |= wire.FOPEN_KEEP_CACHE if handle.keep_cache else 0
+            if read_only:
+                open_flags |= wire.FOPEN_NOFLUSH
+        except BaseException:
+            if mode is not None:
+                passthrough.leave(file.ino)
+            handle.release()
+            raise
+        opened = self._handles.add_file(file, handle, writable=not read_only, local=local)
+        opened.tracked = mode is not None
+        return opened, wire.OPEN_OUT.pack(opened.fh, open_flags, backing_id)
+
+    def release(self, call: Call, body: memoryview) -> None:
+        fh, *_ = wire.RELEASE_IN.unpack_from(body)
+        self._close(fh)
+        call.answer()
+
+    def _close(self, fh: int) -> None:
+        opened = self._handles.close_file(fh)
+        if opened is not None and opened.tracked:
+            self._mount.passthrough.leave(opened.node.ino)
+
+    # Reading
+
+    def read(self, call: Call, body: memoryview) -> None:
+        fh, start, size, *_ = wire.READ_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+        data = opened.handle.try_read(start, start + size)
+        if data is not None:
+            call.answer(_whole(opened, start, size, data))
+            return
+        _Reading(self._mount, call, opened, start, size).begin()
+
+    def seek(self, call: Call, body: memoryview) -> None:
+        fh, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+
+        def act() -> bytes:
+            try:
+                found = opened.handle.seek(offset, whence)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                found = _seek_in_full(opened.node.attributes().size_bytes, offset, whence)
+            return wire.LSEEK_OUT.pack(found)
+
+        hold_and_do_later(self._mount, self._mount.pools.spool, call, opened, act)
+
+    # Writing
+
+    def write(self, call: Call, body: memoryview) -> bool:
+        fh, offset, size, *_ = wire.WRITE_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+        data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
+        if len(data) != size:
+            raise ValueError("a write that is shorter than it says")
+
+        def act() -> bytes:
+            return wire.WRITE_OUT.pack(opened.handle.write(offset, data), 0)
+
+        def after() -> None:
+            self._handles.let_go(opened)
+            data.release()
+            self._give_back(body)
+
+        self._handles.hold(opened)
+        self._mount.later(self._mount.pools.spool, call, act, after=after, interruptible=False)
+        return True
+
+    def flush(self, call: Call, body: memoryview) -> None:
+        fh, *_ = wire.FLUSH_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+        if not opened.writable:
+            call.answer()
+            return
+
+        def act() -> bytes:
+            opened.handle.flush(call.pid)
+            return b""
+
+        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act)
+
+    def fsync(self, call: Call, body: memoryview) -> None:
+        fh, *_ = wire.FSYNC_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+
+        def act() -> bytes:
+            opened.handle.fsync()
+            return b""
+
+        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act)
+
+    def allocate(self, call: Call, body: memoryview) -> None:
+        fh, offset, size, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
+        opened = self._handles.file(fh)
+
+        def act() -> bytes:
+            opened.handle.allocate(mode, offset, size)
+            return b""
+
+        hold_and_do_later(
+            self._mount, self._mount.pools.spool, call, opened, act, interruptible=False
+        )
+
+
+class _Reading:
+    """A read that has to wait: for a ticket's callback, and if that is not enough, on a pool.
+
+    The file is held from `begin` on by this object and let go by whoever takes the call out of the
+    table: `_done`, or `_abandon` when the call is ended early.
+    """
+
+    __slots__ = ("_abandoned", "_call", "_mount", "_opened", "_size", "_start", "_ticket")
+
+    def __init__(self, mount: Mount, call: Call, opened: OpenFile, start: int, size: int) -> None:
+        self._mount = mount
+        self._call = call
+        self._opened = opened
+        self._start = start
+        self._size = size
+        self._ticket: Ticket | None = None
+        self._abandoned = False
+
+    def begin(self) -> None:
+        """Leave the request with the handle."""
+        calls, call = self._mount.calls, self._call
+        self._mount.handles.hold(self._opened)
+        calls.defer(call, abandon=self._abandon)
+        try:
+            span = Span(self._start, self._start + self._size)
+            self._ticket = self._opened.handle.request(span, self._done)
+        except BaseException as error:  # noqa: BLE001 - becomes an errno, whatever it is
+            self._done(error)
+            return
+        if self._ticket is None:
+            self._done(None)
+        elif self._abandoned:
+            self._ticket.cancel()  # given up before the ticket was there
+
+    def _abandon(self) -> None:
+        self._abandoned = True
+        try:
+            if self._ticket is not None:
+                self._ticket.cancel()
+        finally:
+            self._mount.handles.let_go(self._opened)
+
+    def _done(self, error: BaseException | None) -> None:
+        call, opened = self._call, self._opened
+        if not self._mount.calls.claim(call):
+            return
+        try:
+            if error is not None:
+                call.fail(error)
+                return
+            data = opened.handle.try_read(self._start, self._start + self._size)
+            if data is None:
+                self._read_on_pool()
+            else:
+                call.answer(_whole(opened, self._start, self._size, data))
+        except BaseException as failure:  # noqa: BLE001 - becomes an errno, whatever it is
+            call.fail(failure)
+        finally:
+            self._mount.handles.let_go(opened)
+
+    def _read_on_pool(self) -> None:
+        mount, opened = self._mount, self._opened
+        start, size = self._start, self._size
+
+        def act() -> bytes:
+            return _whole(opened, start, size, opened.handle.read(start, start + size))
+
+        pool = mount.pools.spool if opened.local else mount.pools.fetch
+        hold_and_do_later(mount, pool, self._call, opened, act)
+
+
+def hold_and_do_later(
+    mount: Mount,
+    pool: Pool,
+    call: Call,
+    opened: OpenFile,
+    act: Callable[[], bytes],
+    *,
+    interruptible: bool = True,
+) -> None:
+    """`Mount.later`, with the file kept open until it is done."""
+
+    def after() -> None:
+        mount.handles.let_go(opened)
+
+    mount.handles.hold(opened)
+    mount.later(pool, call, act, after=after, interruptible=interruptible)
+
+
+def _whole(opened: OpenFile, start: int, size: int, data: bytes) -> bytes:
+    """`data` if it may be shown for this read. Raises `OSError` EIO if it is short inside a file
+    whose contents never change."""
+    length = len(data)
+    if length == size:
+        return data
+    if length > size:
+        return data[:size]
+    handle = opened.handle
+    if handle.keep_cache and not handle.direct_io:
+        expected = min(start + size, opened.node.attributes().size_bytes)
+        if start + length < expected:
+            raise OSError(
+                errno.EIO, f"read {length} of {expected - start} bytes at {start}: too short"
+            )
+    return data
+
+
+def _seek_in_full(size_bytes: int, offset: int, whence: int) -> int:
+    """SEEK_DATA and SEEK_HOLE in a file without holes."""
+    if offset >= size_bytes:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return offset if whence == os.SEEK_DATA else size_bytes

@@ -1,0 +1,107 @@
+"""Threads for what may wait.
+
+Three pools keep what waits for different things apart, so that none can starve another:
+
+* **fetch**: waits for the network (look-ups of unknown names, listings, opens of artifacts);
+* **spool**: drop's work on the local disk, and releases;
+* **settle**: ``close`` and ``fsync``, which are disk work mostly, but wait for the service where
+  the settings say so.
+
+`concurrent.futures` is not used because its threads are joined at interpreter exit: one that hangs
+in a dead network file system would keep the whole driver alive. These are daemon threads, made
+when there is work for them and at most `size` of them; `close` waits for them a bounded time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Final
+
+_log = logging.getLogger(__name__)
+
+Job = Callable[[], None]
+FETCH_THREADS: Final = 64
+SPOOL_THREADS: Final = 16
+SETTLE_THREADS: Final = 64
+
+
+class Pool:
+    """At most `size` threads that do jobs in the order in which they came.
+
+    `_lock` guards `_threads`, `_unfinished` (jobs queued or under way) and `_closed`. A job raises
+    nothing; should one do so, it is logged and the thread goes on.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._unfinished = 0
+        self._closed = False
+
+    def submit(self, job: Job) -> bool:
+        """Have `job` done. False: the pool is closed, it will not be."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._jobs.put(job)
+            self._unfinished += 1
+            if len(self._threads) < min(self._unfinished, self._size):
+                thread = threading.Thread(
+                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
+                )
+                self._threads.append(thread)
+                thread.start()
+        return True
+
+    def close(self, timeout_s: float) -> bool:
+        """Take no more, finish what was taken, wait at most `timeout_s`.
+
+        False: some thread hangs, and is left behind.
+        """
+        with self._lock:
+            self._closed = True
+            threads = list(self._threads)
+        for _ in threads:
+            self._jobs.put(None)
+        deadline_s = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            try:
+                job()
+            except BaseException:  # noqa: BLE001 - the thread must outlive whatever a job does
+                _log.exception("%s: a job failed", self._name)
+            finally:
+                del job  # or it would live until the next one comes
+            with self._lock:
+                self._unfinished -= 1
+
+
+class Pools:
+    """The three pools of one mount."""
+
+    def __init__(self) -> None:
+        self.fetch = Pool("fuse-fetch", FETCH_THREADS)
+        self.spool = Pool("fuse-spool", SPOOL_THREADS)
+        self.settle = Pool("fuse-settle", SETTLE_THREADS)
+
+    def close(self, timeout_s: float) -> bool:
+        """Close all of them within `timeout_s`. False: some thread hangs."""
+        deadline_s = time.monotonic() + timeout_s
+        ended = True
+        for pool in (self.fetch, self.spool, self.settle):
+            ended &= pool.close(max(0.0, deadline_s - time.monotonic()))
+        return ended

@@ -1,0 +1,217 @@
+"""One connection with the kernel, from INIT to DESTROY.
+
+`Session` puts the parts together and owns their threads: the reading thread (`channel`), the pools,
+the notifier and a watch that ends overdue requests. It does not mount: it is given a device, and
+`binding` cares for the mount point.
+
+States: started → INIT answered (`wait_ready`) → ended (`on_end`). INIT that cannot be agreed upon
+is remembered as an error and raised from `wait_ready`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from artifactfs.errors import MountError
+from artifactfs.kernel.binding import MountOptions
+from artifactfs.kernel.native import wire
+from artifactfs.kernel.native.calls import Call, Calls
+from artifactfs.kernel.native.channel import Buffers, Channel, Dispatcher
+from artifactfs.kernel.native.device import Device
+from artifactfs.kernel.native.directories import DirectoryOperations
+from artifactfs.kernel.native.files import FileOperations
+from artifactfs.kernel.native.handles import Handles, OpenFile
+from artifactfs.kernel.native.inodes import Inodes
+from artifactfs.kernel.native.names import NameOperations
+from artifactfs.kernel.native.negotiation import (
+    BUFFER_BYTES,
+    Agreement,
+    agree,
+    deadline_s,
+    read_offer,
+)
+from artifactfs.kernel.native.notify import Notifier
+from artifactfs.kernel.native.passthrough import Passthrough
+from artifactfs.kernel.native.pools import Pools
+from artifactfs.kernel.native.stat import Stat
+from artifactfs.kernel.native.wire import Opcode
+from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.kernel.replies import Replies
+from artifactfs.tree.node import Tree
+
+_log = logging.getLogger(__name__)
+
+INIT_WITHIN_S: Final = 10.0
+
+
+class Session:
+    """See the module. `_init_done` orders what INIT wrote before what others read."""
+
+    def __init__(
+        self,
+        device: Device,
+        tree: Tree,
+        options: MountOptions,
+        *,
+        backing_directory: Path | None,
+        stack_depth: int,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._device = device
+        self._tree = tree
+        self._backing_directory = backing_directory
+        self._stack_depth = stack_depth
+        self._on_end = on_end
+        self._calls = Calls(device, Replies(), deadline_s())
+        self._inodes = Inodes(tree.root)
+        self._pools = Pools()
+        self._handles = Handles(self._release)
+        self._passthrough = Passthrough(device)
+        self._buffers = Buffers(BUFFER_BYTES)
+        self._channel = Channel(device, self._buffers, self._ended)
+        self._notifier = Notifier(device, self._inodes, self._calls, self._channel)
+        self._init_done = threading.Event()
+        self._agreement: Agreement | None = None
+        self._refusal: MountError | None = None
+        self._watch = threading.Thread(target=self._calls.watch, name="fuse-watch", daemon=True)
+        self._mount = Mount(
+            tree=tree,
+            device=device,
+            calls=self._calls,
+            inodes=self._inodes,
+            handles=self._handles,
+            pools=self._pools,
+            stat=Stat(options.uid, options.gid),
+            passthrough=self._passthrough,
+        )
+
+    def start(self) -> None:
+        """Begin to answer the kernel."""
+        self._channel.start(Dispatcher(self._calls, self._handlers()))
+        self._watch.start()
+
+    def wait_ready(self) -> Agreement:
+        """Wait until INIT is answered. Raises `MountError` if it is not, or not in time."""
+        if not self._init_done.wait(INIT_WITHIN_S):
+            raise MountError(f"the kernel did not greet within {INIT_WITHIN_S:.0f} s")
+        if self._refusal is not None:
+            raise self._refusal
+        if self._agreement is None:
+            reason = self._device.ended or "closed"
+            raise MountError(f"the connection with the kernel ended at once: {reason}")
+        return self._agreement
+
+    def start_notifying(self) -> None:
+        """Tell the kernel what changes, from now on."""
+        self._notifier.start()
+        self._tree.subscribe(self._notifier.tell)
+
+    def stop_notifying(self, timeout_s: float) -> None:
+        """Tell nothing more: must come before the unmount."""
+        self._tree.unsubscribe(self._notifier.tell)
+        if not self._notifier.close(timeout_s):
+            _log.debug("a notification is still waiting in the kernel")
+
+    def close(self, timeout_s: float) -> None:
+        """After the unmount: release what is open, wait for all threads, at most `timeout_s`.
+
+        What still hangs then is left behind with a device that leads nowhere.
+        """
+        limit_s = time.monotonic() + timeout_s
+        self._calls.close()
+        ended = self._channel.join(timeout_s / 2)
+        self._calls.abandon_all()
+        for opened in self._handles.files():
+            self._handles.close_file(opened.fh)
+        ended &= self._pools.close(max(0.0, limit_s - time.monotonic()))
+        ended &= self._notifier.close(max(0.0, limit_s - time.monotonic()))
+        if self._watch.ident is not None:
+            self._watch.join(max(0.1, limit_s - time.monotonic()))
+        if not ended:
+            _log.warning("something still waits; it is left behind")
+        self._device.close(unused=ended)
+
+    def facts(self) -> dict[str, object]:
+        """What ``status`` shows."""
+        facts: dict[str, object] = {
+            "passthrough": self._passthrough.reason is None,
+            "passthrough_open": self._passthrough.in_use(),
+            "inodes": self._inodes.count(),
+            "open_files": len(self._handles.files()),
+            "waiting": self._calls.waiting(),
+        }
+        if self._passthrough.reason is not None:
+            facts["passthrough_reason"] = self._passthrough.reason
+        if self._agreement is not None:
+            facts["protocol"] = f"{wire.MAJOR}.{self._agreement.kernel_minor}"
+            facts["max_write_bytes"] = self._agreement.max_write_bytes
+        if self._calls.deadline_s is not None:
+            facts["request_deadline_s"] = self._calls.deadline_s
+        return facts
+
+    def _handlers(self) -> dict[int, Handler]:
+        return {
+            **NameOperations(self._mount).handlers(),
+            **DirectoryOperations(self._mount).handlers(),
+            **FileOperations(self._mount, self._buffers.give_back).handlers(),
+            Opcode.INIT: self._init,
+            Opcode.DESTROY: self._destroy,
+            Opcode.INTERRUPT: self._interrupt,
+        }
+
+    def _init(self, call: Call, body: memoryview) -> None:
+        offer = read_offer(body)
+        if offer.major > wire.MAJOR:
+            # The kernel asks again with our major version.
+            call.answer(wire.INIT_OUT.pack(wire.MAJOR, wire.MINOR, *([0] * 11)))
+            return
+        try:
+            self._agreement = agree(offer, stack_depth=self._stack_depth)
+        except MountError as error:
+            self._refusal = error
+            call.refuse(errno.EPROTO)
+            self._init_done.set()
+            return
+        call.answer(self._agreement.pack())
+        self._try_passthrough(self._agreement)
+        _log.debug("INIT: %s offered, %s agreed", offer, self._agreement)
+        self._init_done.set()
+
+    def _try_passthrough(self, agreement: Agreement) -> None:
+        if not agreement.passthrough:
+            self._passthrough.forbid("this kernel has none (Linux 6.9 or later is needed)")
+            return
+        try:
+            with tempfile.TemporaryFile(dir=self._backing_directory) as sample:
+                self._passthrough.allow(sample.fileno())
+        except OSError as error:
+            self._passthrough.forbid(f"no file can be made in the cache directory: {error}")
+
+    def _destroy(self, call: Call, _body: memoryview) -> None:
+        call.answer()
+
+    def _interrupt(self, _call: Call, body: memoryview) -> None:
+        (unique,) = wire.INTERRUPT_IN.unpack_from(body)
+        self._calls.interrupt(unique)
+
+    def _release(self, opened: OpenFile) -> None:
+        def work() -> None:
+            try:
+                opened.handle.release()
+            except Exception:  # noqa: BLE001 - a release has nobody to fail to
+                _log.exception("releasing inode %d failed", opened.node.ino)
+
+        if not self._pools.spool.submit(work):
+            work()
+
+    def _ended(self) -> None:
+        self._init_done.set()
+        self._calls.abandon_all()
+        self._on_end()

@@ -1,0 +1,98 @@
+"""What the operations share, and how one of them is carried out by another thread.
+
+`Mount` is the sum of one mount's parts; the operations get it whole, because each of them needs a
+few of its parts and no two the same. `later` is the only way from the reading thread to a pool.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from artifactfs.kernel.native import wire
+from artifactfs.kernel.native.calls import Call, Calls
+from artifactfs.kernel.native.device import Device
+from artifactfs.kernel.native.handles import Handles
+from artifactfs.kernel.native.inodes import Inodes
+from artifactfs.kernel.native.passthrough import Passthrough
+from artifactfs.kernel.native.pools import Pool, Pools
+from artifactfs.kernel.native.stat import Stat
+from artifactfs.tree.node import Tree
+
+_log = logging.getLogger(__name__)
+
+Handler = Callable[[Call, memoryview], bool | None]
+"""Carries out one request. True: the message's memory is still in use when it returns."""
+
+
+def _nothing() -> None:
+    return
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The parts of one mount."""
+
+    tree: Tree
+    device: Device
+    calls: Calls
+    inodes: Inodes
+    handles: Handles
+    pools: Pools
+    stat: Stat
+    passthrough: Passthrough
+
+    def later(
+        self,
+        pool: Pool,
+        call: Call,
+        act: Callable[[], bytes],
+        *,
+        undo: Callable[[], None] = _nothing,
+        after: Callable[[], None] = _nothing,
+        interruptible: bool = True,
+    ) -> None:
+        """Have `act` carried out by `pool`; what it returns is the answer.
+
+        `undo` takes back what `act` did if nobody receives its answer any more. `after` is called
+        in the end in any case, also if `act` was not begun.
+        """
+
+        def work() -> None:
+            try:
+                if calls.begin(call):
+                    _carry_out(calls, call, act, undo)
+            finally:
+                after()
+
+        calls = self.calls
+        calls.defer(call, interruptible=interruptible)
+        if not pool.submit(work):
+            try:
+                if calls.claim(call):
+                    call.refuse(errno.ENOTCONN)
+            finally:
+                after()
+
+
+def _carry_out(
+    calls: Calls, call: Call, act: Callable[[], bytes], undo: Callable[[], None]
+) -> None:
+    try:
+        body = act()
+    except BaseException as error:  # noqa: BLE001 - becomes an errno, whatever it is
+        if calls.claim(call):
+            call.fail(error)
+        else:
+            _log.debug("%s failed after it was given up: %s", _name(call), error)
+        return
+    if calls.claim(call) and call.answer(body):
+        return
+    _log.debug("%s was given up, its result is taken back", _name(call))
+    undo()
+
+
+def _name(call: Call) -> str:
+    return f"{wire.OPERATIONS.get(call.opcode, call.opcode)} of inode {call.nodeid}"

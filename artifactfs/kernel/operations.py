@@ -1,0 +1,400 @@
+"""The operations of a file system by path, carried out on the tree's nodes.
+
+This is what `fusepy_binding` gives to fusepy. A path is walked from the root by `Directory.find`;
+where a name is not known and the directory may know more, `look_up` asks, which may wait: each
+request of the kernel has a libfuse thread of its own, so whoever waits holds up nobody else. What
+is open is found by number (`open_files`).
+
+Everything here raises: `OSError` with the errno a local file system would give, or what the tree
+raised. `fusepy_library` catches all of it, so nothing here translates errors.
+
+libfuse 2 speaks protocol 7.19. It knows no flags for rename, no fallocate and no SEEK_HOLE; the
+kernel answers these itself (EINVAL, EOPNOTSUPP, and "all data"). Time-outs are the same for all
+nodes, so names have none: the kernel asks each time, and nothing needs to be notified. Pages of
+content that never changes are kept nevertheless.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+from artifactfs.errors import Cancelled
+from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin
+from artifactfs.kernel.replies import Replies
+from artifactfs.spans import Span
+from artifactfs.tree.node import (
+    AttributeChange,
+    Attributes,
+    Directory,
+    File,
+    Handle,
+    Kind,
+    Link,
+    Node,
+    Space,
+    Tree,
+)
+
+LOOK_AGAIN_S = 0.05
+NAME_MAX_BYTES = 255
+_UTIME_NOW = (1 << 30) - 1
+_UTIME_OMIT = (1 << 30) - 2
+_XATTR_CREATE = 1
+_XATTR_REPLACE = 2
+_KINDS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who owns every file."""
+
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the kernel is told of an open file."""
+
+    number: int
+    direct_io: bool
+    keep_cache: bool
+
+
+def type_bits(node: Node) -> int:
+    """The file type of `node` as in ``st_mode``, without asking for its attributes."""
+    if isinstance(node, Directory):
+        return stat.S_IFDIR
+    return stat.S_IFLNK if isinstance(node, Link) else stat.S_IFREG
+
+
+def mode_of(attributes: Attributes) -> int:
+    """``st_mode``: type and permissions."""
+    return _KINDS[attributes.kind] | stat.S_IMODE(attributes.mode)
+
+
+def refuse(number: int) -> NoReturn:
+    """Raise the `OSError` of this errno."""
+    raise OSError(number, os.strerror(number))
+
+
+class Operations:
+    """One mount's operations. `OpenFiles` owns the only state; `stopping` ends all waiting.
+
+    `interrupted` says whether the request that the calling thread carries out was interrupted;
+    `caller_pid` whose request it is.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        owner: Owner,
+        replies: Replies,
+        *,
+        interrupted: Callable[[], bool],
+        caller_pid: Callable[[], int],
+    ) -> None:
+        self.owner = owner
+        self.stopping = threading.Event()
+        self._tree = tree
+        self._replies = replies
+        self._interrupted = interrupted
+        self._caller_pid = caller_pid
+        self._open = OpenFiles()
+
+    # Paths
+
+    def find(self, path: str) -> Node:
+        """The node at `path`. Raises ENOENT, ENOTDIR. May wait."""
+        pinned = self._open.meaning(path)
+        if pinned is not None:
+            return pinned
+        node: Node = self._tree.root
+        for name in _names(path):
+            if not isinstance(node, Directory):
+                refuse(errno.ENOTDIR)
+            _check_length(name)
+            found = node.find(name)
+            if found is None and node.may_know_more:
+                found = node.look_up(name)
+            if found is None:
+                refuse(errno.ENOENT)
+            node = found
+        return node
+
+    def find_directory(self, path: str) -> Directory:
+        """The directory at `path`. Raises ENOENT, ENOTDIR."""
+        node = self.find(path)
+        if not isinstance(node, Directory):
+            refuse(errno.ENOTDIR)
+        return node
+
+    def _parent(self, path: str) -> tuple[Directory, str]:
+        above, _, name = path.rpartition("/")
+        _check_length(name)
+        return self.find_directory(above), name
+
+    # Attributes
+
+    def getattr(self, path: str | None, number: int | None) -> Attributes:
+        """What stat(2) shows, of an open file by its number."""
+        if number is not None:
+            return self._open.get(number).node.attributes()
+        assert path is not None
+        return self.find(path).attributes()
+
+    def access(self, path: str, wanted: int) -> None:
+        """access(2), which the kernel asks where it does not check permissions itself."""
+        mode = self.find(path).attributes().mode
+        if wanted & os.W_OK and not mode & 0o222:
+            refuse(errno.EROFS)
+        if wanted & os.X_OK and not mode & 0o111:
+            refuse(errno.EACCES)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """chmod(2)."""
+        self.find(path).change(AttributeChange(mode=stat.S_IMODE(mode)))
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """chown(2): to the owner it has is fine, anything else is not."""
+        self.find(path)
+        if uid not in (-1, self.owner.uid) or gid not in (-1, self.owner.gid):
+            refuse(errno.EPERM)
+
+    def truncate(self, path: str | None, size_bytes: int, number: int | None) -> None:
+        """truncate(2), or ftruncate(2) of an open file."""
+        if number is not None:
+            self._open.get(number).handle.truncate(size_bytes)
+            return
+        assert path is not None
+        node = self.find(path)
+        if isinstance(node, Directory):
+            refuse(errno.EISDIR)
+        node.change(AttributeChange(size_bytes=size_bytes))
+
+    def utimens(self, path: str, modified: tuple[int, int]) -> None:
+        """utimensat(2). `modified`: seconds and nanoseconds, or one of its special values."""
+        seconds, nanoseconds = modified
+        mtime_ns: int | None = seconds * 1_000_000_000 + nanoseconds
+        if nanoseconds == _UTIME_NOW:
+            mtime_ns = time.time_ns()
+        elif nanoseconds == _UTIME_OMIT:
+            mtime_ns = None
+        self.find(path).change(AttributeChange(mtime_ns=mtime_ns))
+
+    def readlink(self, path: str) -> str:
+        """readlink(2)."""
+        node = self.find(path)
+        if not isinstance(node, Link):
+            refuse(errno.EINVAL)
+        return node.target()
+
+    def statfs(self) -> Space:
+        """statfs(2)."""
+        return self._tree.space()
+
+    # Extended attributes
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """getxattr(2)."""
+        value = self.find(path).xattrs().get(name)
+        if value is None:
+            refuse(errno.ENODATA)
+        return bytes(value)
+
+    def listxattr(self, path: str) -> list[str]:
+        """listxattr(2)."""
+        return list(self.find(path).xattrs())
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """setxattr(2)."""
+        node = self.find(path)
+        if flags & (_XATTR_CREATE | _XATTR_REPLACE):
+            there = name in node.xattrs()
+            if flags & _XATTR_CREATE and there:
+                refuse(errno.EEXIST)
+            if flags & _XATTR_REPLACE and not there:
+                refuse(errno.ENODATA)
+        node.set_xattr(name, value)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """removexattr(2): none can be removed."""
+        refuse(errno.EOPNOTSUPP if name in self.find(path).xattrs() else errno.ENODATA)
+
+    # Directories
+
+    def opendir(self, path: str) -> int:
+        """A number for the directory, whose entries are as new as promised."""
+        directory = self.find_directory(path)
+        if not directory.is_fresh():
+            directory.freshen()
+        above = path.rpartition("/")[0]
+        parent_ino = self.find(above).ino if path != "/" else directory.ino
+        return self._open.add_directory(directory, parent_ino)
+
+    def readdir(self, number: int) -> Iterator[tuple[str, int, int]]:
+        """Name, inode number and type bits of each entry."""
+        opened = self._open.get_directory(number)
+        yield ".", opened.directory.ino, stat.S_IFDIR
+        yield "..", opened.parent_ino, stat.S_IFDIR
+        for entry in opened.directory.entries():
+            if "/" in entry.name or "\0" in entry.name:
+                # The kernel would refuse the whole listing for it.
+                _log.warning("not a name, not listed: %r", entry.name)
+                continue
+            yield entry.name, entry.node.ino, type_bits(entry.node)
+
+    def releasedir(self, number: int) -> None:
+        """The directory is closed."""
+        self._open.remove_directory(number)
+
+    def fsyncdir(self, number: int) -> None:
+        """fsync(2) of a directory."""
+        self._open.get_directory(number).directory.sync()
+
+    def mkdir(self, path: str, mode: int) -> None:
+        """mkdir(2)."""
+        parent, name = self._parent(path)
+        parent.make_directory(name, stat.S_IMODE(mode))
+
+    def rmdir(self, path: str) -> None:
+        """rmdir(2)."""
+        parent, name = self._parent(path)
+        parent.remove_directory(name)
+
+    def unlink(self, path: str) -> None:
+        """unlink(2)."""
+        if self._open.is_hidden(path):
+            self._open.reveal(path)
+            return
+        parent, name = self._parent(path)
+        parent.unlink(name)
+
+    def rename(self, old: str, new: str) -> None:
+        """rename(2); also how libfuse unlinks a file that is open."""
+        parent, name = self._parent(old)
+        if self._open.hides(old, new):
+            parent.unlink(name)
+            self._open.hide(old, new)
+            return
+        target, target_name = self._parent(new)
+        parent.rename(name, target, target_name, 0)
+        self._open.renamed(old, new)
+
+    def no_special_files(self, path: str) -> NoReturn:
+        """symlink(2), link(2), mknod(2) of a device: no directory has these."""
+        parent, _ = self._parent(path)
+        refuse(errno.EPERM if parent.attributes().mode & 0o222 else errno.EROFS)
+
+    # Files
+
+    def open(self, path: str, flags: int) -> Opened:
+        """open(2) of a file that is there."""
+        pin = self._open.claim(path, self.find(path))
+        try:
+            if not isinstance(pin.node, File):
+                refuse(errno.EISDIR if isinstance(pin.node, Directory) else errno.ELOOP)
+            handle = pin.node.open(flags)
+        except BaseException:
+            self._open.unclaim(pin)
+            raise
+        return self._opened(pin, handle)
+
+    def create(self, path: str, mode: int, flags: int) -> Opened:
+        """open(2) with O_CREAT of a file that is not there."""
+        parent, name = self._parent(path)
+        file, handle = parent.create(name, flags, stat.S_IMODE(mode))
+        return self._opened(self._open.claim_new(path, file), handle)
+
+    def _opened(self, pin: Pin, handle: Handle) -> Opened:
+        try:
+            direct_io = handle.direct_io
+            keeps = not direct_io and handle.keep_cache
+        except BaseException:
+            self._open.unclaim(pin)
+            handle.release()
+            raise
+        number, keep_cache = self._open.add(pin, handle, uncached=direct_io, keeps=keeps)
+        return Opened(number, direct_io, keep_cache)
+
+    def mknod(self, path: str, mode: int) -> None:
+        """mknod(2) of a regular file: made and closed, empty."""
+        if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
+            self.no_special_files(path)
+        parent, name = self._parent(path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        _, handle = parent.create(name, flags, stat.S_IMODE(mode))
+        try:
+            handle.flush(self._caller_pid())
+        finally:
+            handle.release()
+
+    def read(self, number: int, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), fewer only at the end. Waits for them."""
+        opened = self._open.get(number)
+        data = opened.handle.try_read(start, stop)
+        if data is None:
+            data = self._wait_and_read(opened.handle, start, stop)
+        return data if len(data) <= stop - start else data[: stop - start]
+
+    def _wait_and_read(self, handle: Handle, start: int, stop: int) -> bytes:
+        arrived = threading.Event()
+        outcome: list[BaseException | None] = []
+
+        def done(error: BaseException | None) -> None:
+            outcome.append(error)
+            arrived.set()
+
+        ticket = handle.request(Span(start, stop), done)
+        if ticket is not None:
+            while not arrived.wait(LOOK_AGAIN_S):
+                if self.stopping.is_set() or self._interrupted():
+                    ticket.cancel()
+                    raise Cancelled("the reader was interrupted, or the mount ends")
+            if outcome[0] is not None:
+                raise outcome[0]
+        return handle.read(start, stop)
+
+    def write(self, number: int, offset: int, data: bytes) -> int:
+        """How many bytes were written."""
+        return min(self._open.get(number).handle.write(offset, data), len(data))
+
+    def flush(self, number: int) -> None:
+        """close(2) of one descriptor."""
+        self._open.get(number).handle.flush(self._caller_pid())
+
+    def fsync(self, number: int) -> None:
+        """fsync(2)."""
+        self._open.get(number).handle.fsync()
+
+    def release(self, number: int) -> None:
+        """The last descriptor is closed."""
+        self._open.remove(number).handle.release()
+
+    def release_all(self) -> None:
+        """The mount has ended: nothing is open any more."""
+        for opened in self._open.remove_all():
+            self._release(opened)
+
+    def _release(self, opened: OpenFile) -> None:
+        self._replies.answer("release", opened.pin.path, opened.handle.release)
+
+
+def _check_length(name: str) -> None:
+    """The kernel lets names of up to 1024 bytes pass."""
+    if len(os.fsencode(name)) > NAME_MAX_BYTES:
+        refuse(errno.ENAMETOOLONG)
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]

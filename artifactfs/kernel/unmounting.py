@@ -1,0 +1,207 @@
+"""Ending a mount from outside: unmount, detach, abort.
+
+Three ways, from gentle to last resort:
+
+* `unmount` waits for nobody and fails with EBUSY while a program uses the mount; the error names
+  the programs. ``lazy`` takes the name away at once, and the mount ends with its last user.
+* `abort` ends the connection between kernel and driver: everyone who waits on the mount gets an
+  error now. For a driver that hangs.
+
+Who has CAP_SYS_ADMIN in its own (user and) mount namespace calls umount2(2) itself; everybody else
+asks ``fusermount3`` or ``fusermount``, which is setuid. The command line calls this; a binding only
+to clean up after itself. Nothing here asks the mounted file system anything, so nothing hangs with
+it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from artifactfs.errors import MountError
+from artifactfs.kernel.mount_table import Mounted, find_mount, mounted_at, real_location
+
+CONNECTIONS = Path("/sys/fs/fuse/connections")
+FUSERMOUNT_TIMEOUT_S = 10.0
+SEARCH_S = 2.0
+NAMED_AT_MOST = 5
+
+_CAP_SYS_ADMIN = 21
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+
+def can_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN (capabilities(7)) where it is."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value, 16) >> _CAP_SYS_ADMIN & 1)
+    return False
+
+
+def fusermount(*, version_2: bool = False) -> str | None:
+    """The path of the setuid program that mounts for others; libfuse 2 knows only the old name."""
+    names = ("fusermount",) if version_2 else ("fusermount3", "fusermount")
+    return next((found for name in names if (found := shutil.which(name))), None)
+
+
+def unmount(path: Path | str, *, lazy: bool = False) -> None:
+    """Unmount the mount of ours at `path`.
+
+    Raises `MountError` if there is none, if this user may not, or, without `lazy`, if it is in use.
+    """
+    location = real_location(path)
+    if find_mount(location) is None:
+        other = mounted_at(location)
+        what = f"a file system of type {other.kind}" if other is not None else "nothing"
+        raise MountError(
+            f"no artifactfs is mounted on {location}, but {what}",
+            remedy="`artifactfs status` lists the mounts",
+        )
+    number = _umount2(location, lazy) if can_mount() else errno.EPERM
+    if number == errno.EPERM:
+        number, words = _by_fusermount(location, lazy)
+    else:
+        words = os.strerror(number)
+    if number == 0 or find_mount(location) is None:
+        return
+    if number == errno.EBUSY:
+        raise MountError(
+            f"{location} is in use{_users_in_words(location)}",
+            remedy="close them, or `artifactfs unmount --force`",
+        )
+    raise MountError(f"{location} cannot be unmounted: {words}")
+
+
+def _umount2(location: Path, lazy: bool) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    flags = _UMOUNT_NOFOLLOW | (_MNT_DETACH if lazy else 0)
+    if libc.umount2(os.fsencode(location), flags) == 0:
+        return 0
+    return ctypes.get_errno()
+
+
+def _by_fusermount(location: Path, lazy: bool) -> tuple[int, str]:
+    program = fusermount()
+    if program is None:
+        return errno.EPERM, "this user may not, and there is no fusermount to do it"
+    command = [program, "-u", *(["-z"] if lazy else []), "--", os.fspath(location)]
+    try:
+        done = subprocess.run(  # noqa: S603 - the path is one argument, after --
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={"LC_ALL": "C"},
+            timeout=FUSERMOUNT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return errno.EIO, f"{program}: {error}"
+    words = done.stderr.decode(errors="replace").strip()
+    if done.returncode == 0:
+        return 0, ""
+    return (errno.EBUSY if "busy" in words else errno.EPERM), words or f"{program} failed"
+
+
+def abort(mounted: Mounted) -> None:
+    """Cut the connection of `mounted`: whoever waits on it gets an error at once.
+
+    The mount point stays until it is unmounted: detach it afterwards, not before. What is not
+    mounted any more is left alone, since its number may belong to another mount by now. Raises
+    `MountError` where the kernel's control files are out of reach.
+    """
+    if find_mount(mounted.mountpoint) != mounted:
+        return
+    switch = CONNECTIONS / str(mounted.connection) / "abort"
+    try:
+        if not switch.exists() and can_mount():
+            _mount_control_files()
+        switch.write_text("1")
+    except FileNotFoundError as error:
+        raise MountError(
+            f"{mounted.mountpoint} cannot be aborted: there is no {switch}",
+            remedy=f"mount -t fusectl none {CONNECTIONS}",
+        ) from error
+    except OSError as error:
+        raise MountError(
+            f"{mounted.mountpoint} cannot be aborted: {switch}: {error.strerror}",
+            remedy="as root, or as the user who mounted",
+        ) from error
+
+
+def _mount_control_files() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    # What fails here shows itself when the switch is not found.
+    libc.mount(b"none", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
+
+
+def _users_in_words(location: Path) -> str:
+    found = users_of(location)
+    if not found:
+        return ""
+    named = [f"{name} ({pid})" for pid, name in found[:NAMED_AT_MOST]]
+    more = len(found) - len(named)
+    return " by " + ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]]:
+    """Processes that hold something below `location`: (pid, name), as far as this user sees.
+
+    The search in ``/proc`` ends after `search_s` seconds with what it has found by then.
+    """
+    deadline = time.monotonic() + search_s
+    below = os.fsencode(location)
+    found = []
+    for process in _processes():
+        if time.monotonic() > deadline:
+            break
+        if any(_lies_below(held, below) for held in _held_by(process)):
+            found.append((int(process.name), _name_of(process)))
+    return found
+
+
+def _processes() -> list[Path]:
+    return sorted(
+        (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()),
+        key=lambda entry: int(entry.name),
+    )
+
+
+def _held_by(process: Path) -> Iterator[bytes]:
+    """What a process holds, as its links in /proc spell it; none of them is followed."""
+    for name in ("cwd", "root", "exe"):
+        yield from _read_link(process / name)
+    for folder in ("fd", "map_files"):
+        try:
+            names = os.listdir(process / folder)  # noqa: PTH208 - names are enough
+        except OSError:
+            continue
+        for name in names:
+            yield from _read_link(process / folder / name)
+
+
+def _read_link(link: Path) -> Iterator[bytes]:
+    try:
+        yield os.readlink(os.fsencode(link))  # noqa: PTH115 - as bytes
+    except OSError:
+        return
+
+
+def _lies_below(held: bytes, location: bytes) -> bool:
+    return held == location or held.startswith(location.rstrip(b"/") + b"/")
+
+
+def _name_of(process: Path) -> str:
+    try:
+        name = (process / "comm").read_text(errors="replace").strip()
+    except OSError:
+        return "?"
+    return "".join(letter for letter in name if letter.isprintable()) or "?"
