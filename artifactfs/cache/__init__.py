@@ -1,0 +1,11 @@
+"""Bytes on disk: what was read once is read from here.
+
+``store`` is the cache as a whole, ``content`` one content and its readers, ``grains`` which parts
+of it are here, ``window`` how far to read ahead (pure), ``flights`` the threads that fetch and
+verify, ``places`` the files, ``evict`` the budget.
+"""
+
+from artifactfs.cache.content import Content
+from artifactfs.cache.store import CacheStatistics, Store, Usage, VerifyReport
+
+__all__ = ["CacheStatistics", "Content", "Store", "Usage", "VerifyReport"]

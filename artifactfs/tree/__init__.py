@@ -1,4 +1,16 @@
 """What a user sees: directories, files and their attributes, without FUSE and without HTTP.
 
-``node`` is the whole of what ``kernel`` needs to know; the other modules fill it with life.
+``node`` is the whole of what ``kernel`` needs to know; the other modules fill it with life:
+
+* ``names`` makes any text a safe path, ``folders`` gives every artifact its name, ``inodes`` its
+  number: pure, fed with what left and what came;
+* ``artifacts`` and ``artifact_files`` are ``artifacts/``, ``by-id/`` and ``by-sha256/``;
+* ``outbox`` is ``drop/``, ``control`` is ``.artifactfs/``;
+* ``xattrs`` says what extended attributes show, ``commands`` what setting one does;
+* ``root`` puts it together as the `ArtifactTree`; ``rooms`` says what it needs of the others.
 """
+
+from artifactfs.tree.folders import names_of
+from artifactfs.tree.root import ArtifactTree
+
+__all__ = ["ArtifactTree", "names_of"]

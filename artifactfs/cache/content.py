@@ -1,0 +1,547 @@
+"""One content: its file, its grains, and the readers who wait for some of them.
+
+A `Shared` is one content in this process, however many have it open; a `Content` is one opening of
+it. A read goes like this:
+
+* `try_read`: if every grain that it touches is CHECKED, one ``pread``. Grains that are only STORED
+  are checked against their sums first, and refetched if they are not right.
+* `request`: tells the window where reading goes on, claims what is neither here nor on its way,
+  hands that to the flights (``flights``), and waits without a thread: when the last grain that it
+  needs arrives, its callback is called by the flight that brought it.
+* `read`: the same, waiting.
+
+Flights bring pieces in rising order; `arrived` writes each piece to the file and, when a grain is
+whole, notes its sum and lets the readers go whose last grain it was. Readers never wait for the end
+of a flight. What the disk does not take (full, read-only, gone) is kept in memory for a while, so
+that reading goes on uncached.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import xxhash
+
+from artifactfs.artifact import Artifact
+from artifactfs.cache.grains import (
+    ABSENT,
+    CHECKED,
+    GRAIN_BYTES,
+    IN_MEMORY,
+    STORED,
+    GrainTable,
+    checksum,
+    grains_of,
+    runs,
+    span_of,
+)
+from artifactfs.cache.places import Place, write_whole
+from artifactfs.cache.window import Window
+from artifactfs.errors import ContentMismatch, TimedOut
+from artifactfs.spans import Span
+
+Done = Callable[[BaseException | None], None]
+
+MOST_ATTEMPTS = 2
+
+_log = logging.getLogger(__name__)
+
+
+class Memory(Protocol):
+    """Where grains are kept that the disk does not take."""
+
+    def put(self, key: str, grain: int, data: bytes) -> None: ...
+    def get(self, key: str, grain: int) -> bytes | None: ...
+
+
+class Flights(Protocol):
+    """Who fetches."""
+
+    def start(self, shared: Shared, span: Span, *, urgent: bool) -> None: ...
+    def verify(self, shared: Shared) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Waiter:
+    """A reader who waits for the grains [first, stop)."""
+
+    shared: Shared
+    first: int
+    stop: int
+    done: Done
+    deadline_s: float
+
+    def cancel(self) -> None:
+        """Stop waiting; the callback is not called afterwards, or has been already."""
+        self.shared.forget(self)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a store has done, in bytes and times. Races lose a count at most."""
+
+    hits: int = 0
+    misses: int = 0
+    read_bytes: int = 0
+    fetched_bytes: int = 0
+    evicted_bytes: int = 0
+    mismatches: int = 0
+    refetched_grains: int = 0
+    uncached_grains: int = 0
+
+
+@dataclass(slots=True)
+class Partial:
+    """A grain that is arriving in pieces."""
+
+    grain: int = -1
+    digest: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
+    pieces: list[bytes] = field(default_factory=list)
+    bytes_here: int = 0
+
+
+class Shared:
+    """One content in this process.
+
+    `lock` guards the grain table, the claims, the window, the waiters and `opens`; no I/O is done
+    while it is held, but for the reading of the table.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        place: Place,
+        size_bytes: int,
+        table: GrainTable,
+        *,
+        window_max_bytes: int,
+        memory: Memory,
+        flights: Flights,
+        counters: Counters,
+    ) -> None:
+        self.artifact = artifact
+        self.place = place
+        self.size_bytes = size_bytes
+        self.table = table
+        self.lock = threading.Lock()
+        self.opens = 0
+        self.unsaved = False
+        self.checked_whole = False
+        self.cancelled = threading.Event()
+        self.failed: BaseException | None = None
+        self._attempts = 0
+        self._claims = bytearray(len(table.flags))
+        self._window = Window(window_max_bytes)
+        self._waiters: list[Waiter] = []
+        self._memory = memory
+        self._flights = flights
+        self._counters = counters
+        self._descriptor = -1
+        self._told_of_disk = False
+
+    # The file
+
+    def open_file(self) -> None:
+        """Open the content's file, made sparse at its full size. Never raises."""
+        if self._descriptor >= 0:
+            return
+        try:
+            directory = os.path.dirname(self.place.path)  # noqa: PTH120 - paths are text here
+            os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.place.path, flags, 0o600)
+            if os.fstat(descriptor).st_size != self.size_bytes:
+                with self.lock:
+                    self.table.clear()
+                os.ftruncate(descriptor, self.size_bytes)
+            self._descriptor = descriptor
+        except OSError as error:
+            with self.lock:
+                self.table.clear()
+            self._tell_of_disk(error)
+
+    def close_file(self) -> None:
+        """Close the file; it can be opened again."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """The open file, or -1."""
+        return self._descriptor
+
+    def save(self) -> None:
+        """Write the sidecar, if there is anything new in it. Never raises."""
+        with self.lock:
+            if not self.unsaved:
+                return
+            self.unsaved = False
+            data = self.table.encode()
+        try:
+            write_whole(self.place.sidecar, data)
+        except OSError as error:
+            self._tell_of_disk(error)
+
+    def _tell_of_disk(self, error: OSError) -> None:
+        if not self._told_of_disk:
+            self._told_of_disk = True
+            _log.warning(
+                "%s is read without caching: %s (%s)",
+                self.artifact.id,
+                error.strerror,
+                error.filename,
+            )
+
+    # Reading
+
+    def try_read(self, start: int, stop: int) -> bytes | None:
+        """The bytes if they are here."""
+        stop = min(stop, self.size_bytes)
+        if start >= stop:
+            return b""
+        flags = self.table.flags
+        first, last = start // GRAIN_BYTES, (stop - 1) // GRAIN_BYTES + 1
+        if flags.count(CHECKED, first, last) != last - first:
+            if flags.find(ABSENT, first, last) >= 0:
+                return None
+            if not self._check(first, last):
+                return None
+            if flags.find(IN_MEMORY, first, last) >= 0:
+                return self._from_memory(start, stop, first, last)
+        try:
+            data = os.pread(self._descriptor, stop - start, start)
+        except OSError as error:
+            self._lose(first, last, str(error))
+            return None
+        if len(data) != stop - start:
+            self._lose(first, last, "the file is too short")
+            return None
+        self._counters.read_bytes += len(data)
+        return data
+
+    def _check(self, first: int, last: int) -> bool:
+        """See whether grains that an earlier mount stored are right."""
+        for grain in range(first, last):
+            if self.table.flags[grain] != STORED:
+                continue
+            span = span_of(grain, grain + 1, self.size_bytes)
+            try:
+                data = os.pread(self._descriptor, len(span), span.start)
+            except OSError:
+                data = b""
+            right = len(data) == len(span) and checksum(data) == self.table.sums[grain]
+            if not right:
+                self._lose(grain, grain + 1, "its checksum is wrong")
+                return False
+            with self.lock:
+                if self.table.flags[grain] == STORED:
+                    self.table.flags[grain] = CHECKED
+        return True
+
+    def _lose(self, first: int, last: int, why: str) -> None:
+        with self.lock:
+            for grain in range(first, last):
+                if self.table.flags[grain] != IN_MEMORY:
+                    self.table.flags[grain] = ABSENT
+            self.table.verified = False
+            self.checked_whole = False
+            self.unsaved = True
+        self._counters.refetched_grains += last - first
+        _log.warning(
+            "%s: cached bytes [%d, %d) are fetched again: %s",
+            self.artifact.id, first * GRAIN_BYTES, last * GRAIN_BYTES, why,
+        )  # fmt: skip
+
+    def _from_memory(self, start: int, stop: int, first: int, last: int) -> bytes | None:
+        pieces = []
+        for grain in range(first, last):
+            span = span_of(grain, grain + 1, self.size_bytes)
+            if self.table.flags[grain] == IN_MEMORY:
+                data = self._memory.get(self.place.key, grain)
+                if data is None:
+                    with self.lock:
+                        self.table.flags[grain] = ABSENT
+                    return None
+            else:
+                data = os.pread(self._descriptor, len(span), span.start)
+            pieces.append(data[max(0, start - span.start) : stop - span.start])
+        return b"".join(pieces)
+
+    def advance(self, read: Span) -> None:
+        """Tell the window of a read that was answered, so that readahead goes on."""
+        if not self.table.complete:
+            self._fetch(read, None)
+
+    def request(self, span: Span, done: Done, deadline_s: float) -> Waiter:
+        """Have `done` called when all of `span` is here, or cannot be."""
+        span = span.clip(self.size_bytes)
+        first, stop = grains_of(span)
+        waiter = Waiter(self, first, stop, done, deadline_s)
+        self._fetch(span, waiter)
+        return waiter
+
+    def _fetch(self, span: Span, waiter: Waiter | None) -> None:
+        wanted: list[tuple[Span, bool]] = []
+        error: BaseException | None = None
+        with self.lock:
+            planned = self._window.plan(span, self.size_bytes)
+            if waiter is not None:
+                error = self.failed
+                if error is None and self._missing(waiter):
+                    self._waiters.append(waiter)
+                    waiter = None
+            if error is None:
+                needed_first, needed_stop = grains_of(span)
+                first, stop = grains_of(planned)
+                wanted += [(one, True) for one in self._claim(needed_first, needed_stop)]
+                wanted += [(one, False) for one in self._claim(max(first, needed_stop), stop)]
+        for one, urgent in wanted:
+            self._flights.start(self, one, urgent=urgent)
+        if waiter is not None:
+            waiter.done(error)
+
+    def _missing(self, waiter: Waiter) -> bool:
+        return self.table.flags.find(ABSENT, waiter.first, waiter.stop) >= 0
+
+    def _claim(self, first: int, stop: int) -> list[Span]:
+        """What is neither here nor on its way is on its way from now on."""
+        spans = []
+        for start, end in list(runs(self.table.flags, ABSENT, first, stop)):
+            for free_start, free_end in list(runs(self._claims, 0, start, end)):
+                self._claims[free_start:free_end] = b"\1" * (free_end - free_start)
+                spans.append(span_of(free_start, free_end, self.size_bytes))
+        return spans
+
+    def forget(self, waiter: Waiter) -> None:
+        """Do not call this waiter."""
+        with self.lock:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody has it open or waits for it."""
+        return self.opens > 0 or bool(self._waiters)
+
+    def overdue(self, now_s: float) -> None:
+        """End the waiting of those whose time is over."""
+        with self.lock:
+            late = [waiter for waiter in self._waiters if waiter.deadline_s <= now_s]
+            self._waiters = [waiter for waiter in self._waiters if waiter.deadline_s > now_s]
+        for waiter in late:
+            waiter.done(TimedOut(f"{self.artifact.id}: its bytes did not come in time"))
+
+    # Arrival
+
+    def arrived(self, offset: int, piece: memoryview, partial: Partial) -> None:
+        """Store a piece that a flight brings. `partial` is the flight's grain under way."""
+        position = offset
+        stop = offset + len(piece)
+        in_memory = not self._write(piece, offset)
+        whole: list[tuple[int, int, bytes | None]] = []
+        while position < stop:
+            grain = position // GRAIN_BYTES
+            span = span_of(grain, grain + 1, self.size_bytes)
+            end = min(stop, span.stop)
+            part = piece[position - offset : end - offset]
+            if position == span.start and end == span.stop:
+                whole.append((grain, checksum(part), bytes(part) if in_memory else None))
+            else:
+                if partial.grain != grain or position == span.start:
+                    partial.grain, partial.bytes_here = grain, 0
+                    partial.digest.reset()
+                    partial.pieces.clear()
+                if partial.bytes_here == position - span.start:
+                    partial.digest.update(part)
+                    partial.bytes_here += len(part)
+                    partial.pieces.append(bytes(part))
+                if partial.bytes_here == len(span):
+                    data = b"".join(partial.pieces) if in_memory else None
+                    whole.append((grain, partial.digest.intdigest(), data))
+                    partial.grain = -1
+                    partial.pieces.clear()
+            position = end
+        self._counters.fetched_bytes += len(piece)
+        if whole:
+            self._note(whole)
+
+    def _write(self, piece: memoryview, offset: int) -> bool:
+        if self._descriptor < 0:
+            return False
+        try:
+            while piece:
+                count = os.pwrite(self._descriptor, piece, offset)
+                piece, offset = piece[count:], offset + count
+        except OSError as error:
+            self._tell_of_disk(error)
+            return False
+        return True
+
+    def _note(self, whole: list[tuple[int, int, bytes | None]]) -> None:
+        for grain, _, data in whole:
+            if data is not None:
+                self._memory.put(self.place.key, grain, data)
+                self._counters.uncached_grains += 1
+        flags, sums = self.table.flags, self.table.sums
+        ready: list[Waiter] = []
+        with self.lock:
+            for grain, total, data in whole:
+                if flags[grain] != CHECKED:
+                    flags[grain] = CHECKED if data is None else IN_MEMORY
+                    sums[grain] = total
+                self._claims[grain] = 0
+            self.unsaved = True
+            if self._waiters:
+                ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
+                self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
+            complete = self.table.stored_whole
+        for waiter in ready:
+            waiter.done(None)
+        if complete:
+            self._flights.verify(self)
+
+    def landed(self, span: Span, error: BaseException | None) -> None:
+        """A flight is over: what it has not brought is free again; who waited for it is told."""
+        first, stop = grains_of(span)
+        told: list[Waiter] = []
+        again: list[tuple[Span, bool]] = []
+        with self.lock:
+            self._claims[first:stop] = bytes(stop - first)
+            for waiter in list(self._waiters):
+                if waiter.first < stop and first < waiter.stop and self._missing(waiter):
+                    if error is not None:
+                        self._waiters.remove(waiter)
+                        told.append(waiter)
+                    else:
+                        again += [(one, True) for one in self._claim(waiter.first, waiter.stop)]
+        for one, urgent in again:
+            self._flights.start(self, one, urgent=urgent)
+        for waiter in told:
+            waiter.done(error)
+
+    def verified(self, right: bool) -> None:
+        """The SHA-256 of the whole has been compared."""
+        with self.lock:
+            if right:
+                self.table.verified = self.checked_whole = self.unsaved = True
+                self._attempts = 0
+                return
+            self._counters.mismatches += 1
+            self._attempts += 1
+            self.table.clear()
+            self.checked_whole = False
+            self.unsaved = True
+            final = self._attempts >= MOST_ATTEMPTS
+            waiters: list[Waiter] = []
+            if final:
+                self.failed = ContentMismatch(
+                    f"{self.artifact.filename!r} ({self.artifact.id}) does not have its SHA-256"
+                )
+                waiters, self._waiters = self._waiters, []
+        _log.error(
+            "%s: the cached content does not have its SHA-256 and was dropped%s",
+            self.artifact.id, "" if final else "; it is fetched again",
+        )  # fmt: skip
+        for waiter in waiters:
+            waiter.done(self.failed)
+
+    def all_checked(self) -> None:
+        """The whole was read and is right, so every grain that was stored is."""
+        with self.lock:
+            if self.table.complete:
+                self.table.flags[:] = bytes(
+                    CHECKED if flag == STORED else flag for flag in self.table.flags
+                )
+
+    @property
+    def needs_check(self) -> bool:
+        """Whether it is whole on disk and its SHA-256 was not compared since the mount."""
+        if self.checked_whole or self.artifact.sha256 is None:
+            return False
+        return self.table.stored_whole
+
+
+class Content:
+    """One opening of a content; `close` it once."""
+
+    def __init__(
+        self, shared: Shared, read_timeout_s: float, counters: Counters, closed: Callable[[], None]
+    ) -> None:
+        self._shared = shared
+        self._read_timeout_s = read_timeout_s
+        self._counters = counters
+        self._closed = closed
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The content's size."""
+        return self._shared.size_bytes
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is here."""
+        return self._shared.table.complete
+
+    @property
+    def verified(self) -> bool:
+        """Whether the whole was seen to have its SHA-256."""
+        return self._shared.table.verified
+
+    def try_read(self, start: int, stop: int) -> bytes | None:
+        """The bytes [start, stop), short at the end of the content, or None if some are missing."""
+        if self._shared.failed is not None:
+            return None
+        data = self._shared.try_read(start, stop)
+        if data is not None:
+            self._counters.hits += 1
+            if data and not self._shared.checked_whole:
+                self._shared.advance(Span(start, start + len(data)))
+        return data
+
+    def request(self, span: Span, done: Done) -> Waiter:
+        """Call `done` once `try_read` has the bytes, or with the error if it cannot have them.
+
+        It is called once, perhaps before this returns, or never after ``cancel()``.
+        """
+        self._counters.misses += 1
+        return self._shared.request(span, done, time.monotonic() + self._read_timeout_s)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes, waiting up to the read time-out. Raises what kept them from coming."""
+        for _ in range(8):
+            data = self.try_read(start, stop)
+            if data is not None:
+                return data
+            arrived = threading.Event()
+            outcome: list[BaseException | None] = []
+
+            def done(error: BaseException | None) -> None:
+                outcome.append(error)  # noqa: B023 - bound anew each time
+                arrived.set()  # noqa: B023
+
+            wanted = Span(start, max(start, min(stop, self._shared.size_bytes)))
+            waiter = self.request(wanted, done)
+            if not arrived.wait(self._read_timeout_s + 1):
+                waiter.cancel()
+                raise TimedOut(f"{self._shared.artifact.id}: its bytes did not come in time")
+            if outcome[0] is not None:
+                raise outcome[0]
+        raise ContentMismatch(f"{self._shared.artifact.id}: its cached bytes do not stay right")
+
+    def backing_fd(self) -> int | None:
+        """The file's descriptor if it is whole and verified; valid until `close`."""
+        shared = self._shared
+        if shared.checked_whole and shared.table.on_disk and shared.descriptor >= 0:
+            return shared.descriptor
+        return None
+
+    def close(self) -> None:
+        """This opening is over."""
+        self._closed()

@@ -1,0 +1,103 @@
+"""Where contents lie in the cache directory.
+
+    <cache>/v1/sha256/<2 digits>/<digest>            the bytes, a sparse file
+    <cache>/v1/sha256/<2 digits>/<digest>.grains     the sidecar
+    <cache>/v1/sha256/<2 digits>/<digest>.pin        there if it is pinned
+    <cache>/v1/ids/<service>/<digest of the id>      the same where the hash is not known
+
+A content whose SHA-256 is known is the same whichever service listed it, so services share it. An
+id is one service's own, and opaque: it becomes a file name as a digest. Directories are 0700, files
+0600. A cache of another version lies in another directory beside and is never misread.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from artifactfs.artifact import Artifact
+
+VERSION = "v1"
+SIDECAR = ".grains"
+PIN = ".pin"
+_DIGITS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One content's files."""
+
+    key: str
+    path: str
+
+    @property
+    def sidecar(self) -> str:
+        """The file that says which grains are here."""
+        return self.path + SIDECAR
+
+    @property
+    def pin(self) -> str:
+        """The file whose presence pins the content."""
+        return self.path + PIN
+
+
+class Places:
+    """Names and files of one cache directory."""
+
+    def __init__(self, directory: Path, origin: str) -> None:
+        self.root = directory / VERSION
+        self._by_hash = str(self.root / "sha256")
+        self._by_id = str(self.root / "ids" / xxhash.xxh3_64_hexdigest(origin.encode()))
+
+    def prepare(self) -> None:
+        """Make the directory, open to its owner only. Raises `OSError`."""
+        for path in (self.root.parent, self.root):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.parent.chmod(0o700)
+        probe = self.root / f".probe-{secrets.token_hex(4)}"
+        probe.touch(mode=0o600)
+        probe.unlink()
+
+    def of(self, artifact: Artifact) -> Place:
+        """Where the artifact's content lies, or would."""
+        if artifact.sha256 is not None:
+            digest = artifact.sha256
+            return Place(digest, f"{self._by_hash}/{digest[:_DIGITS]}/{digest}")
+        digest = xxhash.xxh3_128_hexdigest(artifact.id.encode("utf-8", "surrogatepass"))
+        return Place(f"id:{digest}", f"{self._by_id}/{digest}")
+
+    def all(self) -> Iterator[Place]:
+        """Every content that has a sidecar. Reads directories: takes as long as there are many."""
+        for top in ("sha256", "ids"):
+            for folder in _scan(str(self.root / top)):
+                for entry in _scan(folder.path):
+                    if entry.name.endswith(SIDECAR):
+                        path = entry.path.removesuffix(SIDECAR)
+                        name = os.path.basename(path)  # noqa: PTH119 - a million of them
+                        yield Place(name if top == "sha256" else f"id:{name}", path)
+
+
+def _scan(path: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Replace `path` in one step by a file with this content. Raises `OSError`."""
+    temporary = f"{path}.{secrets.token_hex(6)}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)  # noqa: PTH105 - paths are text here
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,64 @@
+"""Commands that are spelled as extended attributes to be set.
+
+``artifactfs refresh``, ``retry`` and ``pin`` reach a running mount this way, with no socket and no
+signal: whoever may use the mount may use them. They are never listed nor shown, so that copying a
+file with its attributes carries none out.
+
+    user.artifactfs.refresh   any directory                  ask the service for its listing now
+    user.artifactfs.retry     ``drop/`` and what is in it    queue what failed or was interrupted
+    user.artifactfs.pin       an artifact                    "1" keeps it in the cache, "0" does not
+
+Any other attribute is refused: with EROFS outside ``drop/``, as a read-only file system does, and
+with EOPNOTSUPP inside, which ``cp -a`` and ``rsync -X`` take as "cannot be kept here" and go on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from artifactfs.artifact import Artifact
+from artifactfs.catalog import Catalog
+from artifactfs.errors import TimedOut
+from artifactfs.tree.node import read_only
+from artifactfs.tree.rooms import Store
+
+REFRESH = "user.artifactfs.refresh"
+RETRY = "user.artifactfs.retry"
+PIN = "user.artifactfs.pin"
+
+REFRESH_WAIT_S = 30.0
+
+
+def refresh(catalog: Catalog) -> None:
+    """Have the service asked, and wait for it. Raises what it failed with, or `TimedOut`."""
+    if catalog.refresh(REFRESH_WAIT_S):
+        return
+    failure = catalog.failure
+    if failure is not None:
+        raise failure
+    raise TimedOut(f"the service has not listed its artifacts within {REFRESH_WAIT_S:.0f} s")
+
+
+def refresh_or_refuse(catalog: Catalog, name: str) -> None:
+    """What a read-only directory can be told."""
+    if name != REFRESH:
+        read_only()
+    refresh(catalog)
+
+
+def pin_or_refuse(store: Store, artifact: Artifact, name: str, value: bytes) -> None:
+    """What an artifact can be told."""
+    if name != PIN:
+        read_only()
+    if value == b"1":
+        store.pin(artifact)
+    elif value == b"0":
+        store.unpin(artifact)
+    else:
+        raise OSError(errno.EINVAL, f"{PIN} is 1 or 0")
+
+
+def not_kept(name: str) -> OSError:
+    """That ``drop/`` keeps no attributes."""
+    return OSError(errno.EOPNOTSUPP, f"{os.strerror(errno.EOPNOTSUPP)}: {name}")

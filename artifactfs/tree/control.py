@@ -1,0 +1,235 @@
+"""``.artifactfs/``: what a mount says of itself, as files.
+
+    status.json    which service and mount this is, its listing, cache and uploads
+    uploads.json   every entry of the outbox
+    cache.json     what the cache holds and has done
+    metrics.prom   the same as numbers for Prometheus (text exposition format 0.0.4)
+    version        the version of this program
+
+``artifactfs status`` reads them, and so can anything that reads files. A file is made when it is
+opened and stays as it was then for that reader; the kernel keeps nothing of it. Making one asks
+nobody but memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from artifactfs import __version__
+from artifactfs.catalog import Catalog
+from artifactfs.clock import Clock
+from artifactfs.tree import commands
+from artifactfs.tree.artifact_files import nanoseconds
+from artifactfs.tree.inodes import SameByNumber, fixed_ino
+from artifactfs.tree.names import joined
+from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node, read_only
+from artifactfs.tree.rooms import Outbox, Store
+from artifactfs.tree.xattrs import as_text
+
+CONTROL = ".artifactfs"
+
+Facts = Callable[[], dict[str, object]]
+
+
+class Control:
+    """Makes the contents. Stateless: everything is asked of the rooms when a file is opened."""
+
+    def __init__(
+        self, catalog: Catalog, store: Store, outbox: Outbox, facts: Facts, clock: Clock
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._outbox = outbox
+        self._facts = facts
+        self._clock = clock
+
+    def status(self) -> bytes:
+        """``status.json``."""
+        facts = {"version": __version__, **self._facts()}
+        return _as_json(
+            {
+                **facts,
+                "listing": self._listing(),
+                "cache": self._cache(),
+                "uploads": self._uploads(),
+            }
+        )
+
+    def uploads(self) -> bytes:
+        """``uploads.json``."""
+        return _as_json(
+            {
+                "uploads": [
+                    {
+                        "name": one.path,
+                        "state": str(one.state),
+                        "size": one.size_bytes,
+                        "progress": one.progress,
+                        "sha256": one.sha256,
+                        "artifact_id": one.artifact_id,
+                        "error": one.error,
+                        "waits_for_name": one.waits_for_name,
+                    }
+                    for one in self._outbox.entries()
+                ]
+            }
+        )
+
+    def cache(self) -> bytes:
+        """``cache.json``."""
+        return _as_json(self._cache())
+
+    def version(self) -> bytes:
+        """``version``."""
+        return f"{__version__}\n".encode()
+
+    def metrics(self) -> bytes:
+        """``metrics.prom``. Names of counters end in ``_total``, everything else is a gauge."""
+        listing, uploads = self._listing(), self._uploads()
+        lines = _metric("up", 1)
+        lines += _metric("listing_artifacts", listing["artifacts"])
+        lines += _metric("listing_stale", int(listing["stale"]))
+        if listing["age_s"] is not None:
+            lines += _metric("listing_age_seconds", listing["age_s"])
+        lines += _metric("uploads_pending_files", uploads["pending_files"])
+        lines += _metric("uploads_pending_bytes", uploads["pending_bytes"])
+        lines += _metric("uploads_failed", uploads["failed"])
+        lines += _metric("uploads_interrupted", uploads["interrupted"])
+        for name, value in self._cache().items():
+            if isinstance(value, int | float):
+                counts = name in _COUNTERS
+                lines += _metric(f"cache_{name}{'_total' if counts else ''}", value, counts=counts)
+        return ("\n".join(lines) + "\n").encode()
+
+    def _listing(self) -> dict[str, Any]:
+        snapshot = self._catalog.snapshot
+        fetched_at = snapshot.fetched_at
+        age_s = (self._clock.now() - fetched_at).total_seconds() if fetched_at else None
+        overdue = self._catalog.overdue
+        return {
+            "artifacts": len(snapshot.artifacts),
+            "fetched_at": as_text(fetched_at) if fetched_at else None,
+            "age_s": round(max(0.0, age_s), 3) if age_s is not None else None,
+            "stale": snapshot.stale or overdue,
+            "error": snapshot.error or ("the service has not answered yet" if overdue else None),
+        }
+
+    def _cache(self) -> dict[str, Any]:
+        total_bytes, free_bytes = self._store.space()
+        statistics = dataclasses.asdict(self._store.statistics())
+        return {**statistics, "space_total_bytes": total_bytes, "space_free_bytes": free_bytes}
+
+    def _uploads(self) -> dict[str, int]:
+        pending_files, pending_bytes = self._outbox.pending()
+        states = Counter(str(one.state) for one in self._outbox.entries())
+        return {
+            "pending_files": pending_files,
+            "pending_bytes": pending_bytes,
+            "failed": states["failed"],
+            "interrupted": states["interrupted"],
+        }
+
+
+class ControlDirectory(SameByNumber, Directory):
+    """``.artifactfs/``."""
+
+    __slots__ = ("_catalog", "_clock", "_files", "_made_ns", "ino")
+
+    ino: int
+
+    def __init__(self, control: Control, catalog: Catalog, clock: Clock) -> None:
+        self.ino = fixed_ino(CONTROL)
+        self._catalog = catalog
+        self._clock = clock
+        self._made_ns = nanoseconds(clock.now())
+        contents: Mapping[str, Callable[[], bytes]] = {
+            "status.json": control.status,
+            "uploads.json": control.uploads,
+            "cache.json": control.cache,
+            "metrics.prom": control.metrics,
+            "version": control.version,
+        }
+        self._files = {name: ControlFile(name, made, clock) for name, made in contents.items()}
+
+    def attributes(self) -> Attributes:
+        return Attributes(self.ino, Kind.DIRECTORY, 0o555, 0, 2, self._made_ns, self._made_ns)
+
+    def find(self, name: str) -> Node | None:
+        return self._files.get(name)
+
+    def entries(self) -> Sequence[Entry]:
+        return [Entry(name, file) for name, file in self._files.items()]
+
+    @property
+    def listing_version(self) -> int:
+        return 1
+
+    def set_xattr(self, name: str, value: bytes) -> None:
+        _ = value
+        commands.refresh_or_refuse(self._catalog, name)
+
+
+class ControlFile(SameByNumber, File):
+    """A file whose content is made when it is opened; its size is that of a content made now."""
+
+    __slots__ = ("_clock", "_made", "ino")
+
+    ino: int
+
+    def __init__(self, name: str, made: Callable[[], bytes], clock: Clock) -> None:
+        self.ino = fixed_ino(joined(CONTROL, name))
+        self._made = made
+        self._clock = clock
+
+    def attributes(self) -> Attributes:
+        now_ns = nanoseconds(self._clock.now())
+        return Attributes(self.ino, Kind.FILE, 0o444, len(self._made()), 1, now_ns, now_ns)
+
+    def open(self, flags: int) -> Handle:
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            read_only()
+        return MadeHandle(self._made())
+
+    def set_xattr(self, name: str, value: bytes) -> None:
+        _ = name, value
+        read_only()
+
+
+class MadeHandle(Handle):
+    """Bytes that were made when the file was opened."""
+
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    @property
+    def direct_io(self) -> bool:
+        return True
+
+    def try_read(self, start: int, stop: int) -> bytes:
+        return self._content[start:stop]
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._content[start:stop]
+
+
+_COUNTERS = frozenset(
+    {"hits", "misses", "fetched_bytes", "read_bytes", "evicted_bytes", "mismatches"}
+)
+
+
+def _metric(name: str, value: float, *, counts: bool = False) -> list[str]:
+    return [
+        f"# TYPE artifactfs_{name} {'counter' if counts else 'gauge'}",
+        f"artifactfs_{name} {value}",
+    ]
+
+
+def _as_json(document: Mapping[str, object]) -> bytes:
+    return (json.dumps(document, indent=2, default=str) + "\n").encode()

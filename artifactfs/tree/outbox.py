@@ -1,0 +1,338 @@
+"""``drop/``: the outbox as a directory that can be written.
+
+All knowledge lies in the outbox (``drop.Outbox``), which goes by paths; the kernel goes by nodes
+and keeps them while files are renamed, and while whole directories are. So a node does not know its
+path but its *place*: the directory node it is in, and its name there. There is one node per entry
+for as long as anybody holds it (`Drop.node`), a rename moves that node to its new place, and what
+lies below it follows by itself. A node whose place means another entry by now, because its own was
+removed or replaced, is *detached*: its open handles go on working, it has no name, and nothing is
+changed by its path any more.
+
+Attributes do not live in the kernel's memory (lifetime 0): states change by themselves. But pages
+do: all writes come through this kernel, so that its pages are right, and programs can map a file
+that they write (``numpy.memmap``), which direct I/O would refuse them.
+
+A directory shows one link, as btrfs does: "do not count my sub-directories by it".
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from weakref import WeakValueDictionary
+
+from artifactfs.catalog import Catalog
+from artifactfs.errors import NotUploaded, TimedOut
+from artifactfs.tree import commands, rooms, xattrs
+from artifactfs.tree.inodes import SameByNumber, drop_ino, fixed_ino
+from artifactfs.tree.names import joined, parted
+from artifactfs.tree.node import (
+    AttributeChange,
+    Attributes,
+    Directory,
+    Entry,
+    EntryChanged,
+    File,
+    Handle,
+    Kind,
+    Node,
+    read_only,
+)
+
+DROP = "drop"
+
+_BLOCK_BYTES = 512
+
+
+class Drop:
+    """All nodes of the outbox. `_lock` guards which are alive, and the open files of each."""
+
+    def __init__(self, outbox: rooms.Outbox, catalog: Catalog, *, sync_wait_s: float) -> None:
+        self.outbox = outbox
+        self.catalog = catalog
+        self.sync_wait_s = sync_wait_s
+        self._lock = threading.Lock()
+        self._alive: WeakValueDictionary[int, DropNode] = WeakValueDictionary()
+        self.root = DropDirectory(self, fixed_ino(DROP), None, "")
+
+    def node(
+        self, found: rooms.Entry | rooms.Folder, parent: DropDirectory, name: str
+    ) -> DropFile | DropDirectory:
+        """The one node of this entry, at the place where it was just found."""
+        is_file = rooms.is_file(found)
+        ino = drop_ino(found.id, is_folder=not is_file)
+        with self._lock:
+            node = self._alive.get(ino)
+            if not isinstance(node, DropFile | DropDirectory):
+                kind = DropFile if is_file else DropDirectory
+                node = self._alive[ino] = kind(self, ino, parent, name)
+            elif node.place != (parent, name):
+                self._move(node, parent, name)
+        return node
+
+    def _move(self, node: DropNode, parent: DropDirectory, name: str) -> None:
+        """Place `node` where it was found, unless a rename was quicker than who found it."""
+        before, node.place = node.place, (parent, name)
+        if node.found() is None:
+            node.place = before
+
+    def changed(self, path: str) -> EntryChanged | None:
+        """What the kernel is told when the name at `path` has gone from the outbox."""
+        if self.outbox.find(path) is not None:
+            return None
+        above, name = parted(path)
+        if not above:
+            return EntryChanged(self.root.ino, name)
+        folder = self.outbox.find(above)
+        if folder is None or rooms.is_file(folder):
+            return None
+        return EntryChanged(drop_ino(folder.id, is_folder=True), name)
+
+    def opened(self, node: DropFile, file: rooms.OpenFile) -> DropHandle:
+        """An open file of `node`, which knows it from now on."""
+        handle = DropHandle(self, node, file)
+        with self._lock:
+            node.handles = (*node.handles, handle)
+        return handle
+
+    def released(self, node: DropFile, handle: DropHandle) -> None:
+        """The opposite of `opened`."""
+        with self._lock:
+            node.handles = tuple(one for one in node.handles if one is not handle)
+
+    def settle(self, path: str) -> None:
+        """Wait until nothing at or below `path` is pending.
+
+        Raises `NotUploaded` for what failed or was interrupted, `TimedOut` for what is on its way
+        still when `sync_wait_s` is over.
+        """
+        left = self.outbox.wait(path or None, self.sync_wait_s)
+        if not left:
+            return
+        ended = [one for one in left if str(one.state) in ("failed", "interrupted")]
+        first = (ended or list(left))[0]
+        more = f", and {len(left) - 1} more" if len(left) > 1 else ""
+        if ended:
+            raise NotUploaded(f"{first.path!r} is {first.state!s}: {first.error or ''}{more}")
+        raise TimedOut(
+            f"{first.path!r} is {first.state!s} after {self.sync_wait_s:.0f} s{more}",
+            remedy="it goes on; see `artifactfs status`",
+        )
+
+
+class DropNode(SameByNumber):
+    """What files and directories in ``drop/`` have in common: one number, and a place."""
+
+    __slots__ = ("__weakref__", "_drop", "ino", "place")
+
+    ino: int
+
+    def __init__(self, drop: Drop, ino: int, parent: DropDirectory | None, name: str) -> None:
+        self._drop = drop
+        self.ino = ino
+        self.place = (parent, name)
+
+    @property
+    def path(self) -> str:
+        """Where it is, if it is not detached."""
+        parent, name = self.place
+        return joined(parent.path, name) if parent is not None else ""
+
+    def found(self) -> rooms.Entry | rooms.Folder | None:
+        """The entry itself, or None if this node is detached."""
+        found = self._drop.outbox.find(self.path)
+        if found is None or self.place[0] is None:
+            return found
+        ino = drop_ino(found.id, is_folder=not rooms.is_file(found))
+        return found if ino == self.ino else None
+
+    def path_for_change(self) -> str:
+        """The path to change the entry by. Raises `OSError` ESTALE if it is detached."""
+        if self.found() is None:
+            raise _stale()
+        return self.path
+
+
+class DropDirectory(DropNode, Directory):
+    """``drop/`` or a directory in it."""
+
+    __slots__ = ()
+
+    def attributes(self) -> Attributes:
+        found = self.found()
+        if found is None:
+            return Attributes(self.ino, Kind.DIRECTORY, 0o755, 0, 0, 0, 0)
+        mode = found.mode & 0o7777 if self.place[0] is not None else 0o755
+        return Attributes(self.ino, Kind.DIRECTORY, mode, 0, 1, found.mtime_ns, found.ctime_ns)
+
+    def find(self, name: str) -> Node | None:
+        if self.found() is None:
+            return None
+        found = self._drop.outbox.find(joined(self.path, name))
+        return self._drop.node(found, self, name) if found is not None else None
+
+    def entries(self) -> Sequence[Entry]:
+        if self.found() is None:
+            return ()
+        named = ((parted(one.path)[1], one) for one in self._drop.outbox.children(self.path))
+        return [Entry(name, self._drop.node(one, self, name)) for name, one in named]
+
+    @property
+    def listing_version(self) -> int:
+        return self._drop.outbox.version
+
+    def create(self, name: str, flags: int, mode: int) -> tuple[File, Handle]:
+        path = self._inside(name)
+        try:
+            file = self._drop.outbox.create(path, mode, exclusive=True)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+            node = self.find(name)
+            if not isinstance(node, DropFile):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+            return node, node.open(flags)
+        node = self._drop.node(file.entry, self, name)
+        assert isinstance(node, DropFile)
+        return node, self._drop.opened(node, file)
+
+    def make_directory(self, name: str, mode: int) -> Directory:
+        node = self._drop.node(self._drop.outbox.make_folder(self._inside(name), mode), self, name)
+        assert isinstance(node, DropDirectory)
+        return node
+
+    def unlink(self, name: str) -> None:
+        self._drop.outbox.unlink(self._inside(name))
+
+    def remove_directory(self, name: str) -> None:
+        self._drop.outbox.remove_folder(self._inside(name))
+
+    def rename(self, name: str, target: Directory, target_name: str, flags: int) -> None:
+        if not isinstance(target, DropDirectory):
+            read_only()
+        self._drop.outbox.rename(self._inside(name), target._inside(target_name), flags)
+        target.find(target_name)  # which moves the node, if anybody holds it
+
+    def change(self, change: AttributeChange) -> None:
+        path = self.path_for_change()
+        if path:
+            self._drop.outbox.change(path, mode=change.mode, mtime_ns=change.mtime_ns)
+
+    def sync(self) -> None:
+        self._drop.settle(self.path_for_change())
+
+    def set_xattr(self, name: str, value: bytes) -> None:
+        _ = value
+        if name == commands.REFRESH:
+            commands.refresh(self._drop.catalog)
+        elif name == commands.RETRY:
+            self._drop.outbox.retry(self.path_for_change() or None)
+        else:
+            raise commands.not_kept(name)
+
+    def _inside(self, name: str) -> str:
+        """The path of `name` in here. Raises `OSError` ENOENT if this directory was removed."""
+        if self.found() is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return joined(self.path, name)
+
+
+class DropFile(DropNode, File):
+    """A file in ``drop/``."""
+
+    __slots__ = ("handles",)
+
+    def __init__(self, drop: Drop, ino: int, parent: DropDirectory | None, name: str) -> None:
+        super().__init__(drop, ino, parent, name)
+        self.handles: tuple[DropHandle, ...] = ()
+
+    def attributes(self) -> Attributes:
+        found = self.found()
+        if found is not None and rooms.is_file(found):
+            return self._shown(found, 1)
+        handles = self.handles
+        if not handles:
+            raise _stale()
+        return self._shown(handles[-1].entry, 0)
+
+    def xattrs(self) -> Mapping[str, bytes]:
+        found = self.found()
+        return xattrs.of_entry(found) if found is not None and rooms.is_file(found) else {}
+
+    def set_xattr(self, name: str, value: bytes) -> None:
+        _ = value
+        if name != commands.RETRY:
+            raise commands.not_kept(name)
+        self._drop.outbox.retry(self.path_for_change())
+
+    def change(self, change: AttributeChange) -> None:
+        handles = self.handles
+        if self.found() is None and handles:
+            if change.size_bytes is not None:
+                handles[-1].truncate(change.size_bytes)
+            return
+        self._drop.outbox.change(
+            self.path_for_change(),
+            mode=change.mode,
+            mtime_ns=change.mtime_ns,
+            size_bytes=change.size_bytes,
+        )
+
+    def open(self, flags: int) -> Handle:
+        return self._drop.opened(self, self._drop.outbox.open(self.path_for_change(), flags))
+
+    def _shown(self, entry: rooms.Entry, nlink: int) -> Attributes:
+        return Attributes(
+            self.ino,
+            Kind.FILE,
+            entry.mode & 0o7777,
+            entry.size_bytes,
+            nlink,
+            entry.mtime_ns,
+            entry.ctime_ns,
+            -(-entry.size_bytes // _BLOCK_BYTES),
+        )
+
+
+class DropHandle(Handle):
+    """An open file in ``drop/``; it goes with its entry, wherever that is renamed to."""
+
+    __slots__ = ("_drop", "_file", "_node")
+
+    def __init__(self, drop: Drop, node: DropFile, file: rooms.OpenFile) -> None:
+        self._drop = drop
+        self._node = node
+        self._file = file
+
+    @property
+    def entry(self) -> rooms.Entry:
+        """The entry as it is now."""
+        return self._file.entry
+
+    def read(self, start: int, stop: int) -> bytes:
+        return self._file.read(start, stop)
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        return self._file.write(offset, data)
+
+    def truncate(self, size_bytes: int) -> None:
+        self._file.truncate(size_bytes)
+
+    def seek(self, offset: int, whence: int) -> int:
+        return self._file.seek(offset, whence)
+
+    def flush(self, caller_pid: int) -> None:
+        self._file.flush(caller_pid)
+
+    def fsync(self) -> None:
+        self._file.fsync()
+
+    def release(self) -> None:
+        self._drop.released(self._node, self)
+        self._file.release()
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))

@@ -1,0 +1,162 @@
+"""The root directory, and the tree that ``kernel`` drives.
+
+Everything that the root shows is always there. ``jobs/`` and ``projects/`` will stand beside it:
+`Root` takes whatever directories it is given.
+
+`ArtifactTree` listens to the catalog and passes on to its own listeners which names have changed
+their meaning, on the catalog's thread. What comes and goes in ``drop/`` the outbox tells to
+`ArtifactTree.drop_changed`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from artifactfs.catalog import Catalog, Snapshot
+from artifactfs.clock import SYSTEM_CLOCK, Clock
+from artifactfs.tree import commands
+from artifactfs.tree.artifact_files import nanoseconds
+from artifactfs.tree.artifacts import BY_ID, BY_SHA256, Artifacts
+from artifactfs.tree.control import CONTROL, Control, ControlDirectory, Facts
+from artifactfs.tree.inodes import ROOT_INO, SameByNumber
+from artifactfs.tree.node import (
+    FOREVER_S,
+    Attributes,
+    Directory,
+    Entry,
+    EntryChanged,
+    Kind,
+    Node,
+    Space,
+)
+from artifactfs.tree.outbox import DROP, Drop
+from artifactfs.tree.rooms import Outbox, Store
+
+ARTIFACTS = "artifacts"
+SYNC_WAIT_S = 300.0
+
+Listener = Callable[[EntryChanged], None]
+
+
+class Root(SameByNumber, Directory):
+    """What is mounted."""
+
+    __slots__ = ("_catalog", "_directories", "_made_ns", "ino")
+
+    ino: int
+
+    def __init__(
+        self, directories: Mapping[str, Directory], catalog: Catalog, made_ns: int
+    ) -> None:
+        self.ino = ROOT_INO
+        self._directories = directories
+        self._catalog = catalog
+        self._made_ns = made_ns
+
+    @property
+    def lifetime_s(self) -> float:
+        return FOREVER_S
+
+    def attributes(self) -> Attributes:
+        nlink = 2 + len(self._directories)
+        return Attributes(self.ino, Kind.DIRECTORY, 0o555, 0, nlink, self._made_ns, self._made_ns)
+
+    def find(self, name: str) -> Node | None:
+        return self._directories.get(name)
+
+    def entries(self) -> Sequence[Entry]:
+        return [Entry(name, directory) for name, directory in self._directories.items()]
+
+    @property
+    def listing_version(self) -> int:
+        return 1
+
+    def set_xattr(self, name: str, value: bytes) -> None:
+        _ = value
+        commands.refresh_or_refuse(self._catalog, name)
+
+
+class ArtifactTree:
+    """All of it, as `node.Tree`.
+
+    `facts` says what ``status.json`` begins with: the service's URL, the mount point and the like.
+    `_updating` guards the taking-in of snapshots, `_listening` the list of listeners.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: Store,
+        outbox: Outbox,
+        *,
+        facts: Facts,
+        clock: Clock = SYSTEM_CLOCK,
+        sync_wait_s: float = SYNC_WAIT_S,
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._artifacts = Artifacts(catalog, store, clock=clock)
+        self._drop = Drop(outbox, catalog, sync_wait_s=sync_wait_s)
+        control = Control(catalog, store, outbox, facts, clock)
+        self._root = Root(
+            {
+                ARTIFACTS: self._artifacts.by_name,
+                BY_ID: self._artifacts.by_id,
+                BY_SHA256: self._artifacts.by_sha256,
+                DROP: self._drop.root,
+                CONTROL: ControlDirectory(control, catalog, clock),
+            },
+            catalog,
+            nanoseconds(clock.now()),
+        )
+        self._updating = threading.Lock()
+        self._listening = threading.Lock()
+        self._listeners: tuple[Listener, ...] = ()
+
+    def start(self) -> None:
+        """Take in what the catalog has, and from now on what changes."""
+        self._catalog.subscribe(self._take_in)
+        self._take_in(self._catalog.snapshot, self._catalog.snapshot)
+
+    def close(self) -> None:
+        """Take in no more; what was there stays."""
+        self._catalog.unsubscribe(self._take_in)
+
+    @property
+    def root(self) -> Directory:
+        """The directory that is mounted."""
+        return self._root
+
+    def space(self) -> Space:
+        """The cache's budget. At once."""
+        total_bytes, free_bytes = self._store.space()
+        return Space(total_bytes, free_bytes, len(self._catalog.snapshot.artifacts))
+
+    def subscribe(self, listener: Listener) -> None:
+        """Have `listener` called for each name that changes its meaning; it must not wait."""
+        with self._listening:
+            self._listeners = (*self._listeners, listener)
+
+    def unsubscribe(self, listener: Listener) -> None:
+        """Stop calling `listener`."""
+        with self._listening:
+            self._listeners = tuple(one for one in self._listeners if one != listener)
+
+    def drop_changed(self, path: str) -> None:
+        """The outbox tells that something about the name at `path` has changed."""
+        changed = self._drop.changed(path)
+        if changed is not None:
+            self._tell([changed])
+
+    def _take_in(self, _: Snapshot, new: Snapshot) -> None:
+        with self._updating:
+            if new.version < self._artifacts.snapshot.version:
+                return
+            changes = self._artifacts.update(new)
+        self._tell(changes)
+
+    def _tell(self, changes: Sequence[EntryChanged]) -> None:
+        for listener in self._listeners:
+            for change in changes:
+                listener(change)

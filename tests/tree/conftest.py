@@ -1,0 +1,86 @@
+"""A tree over a real catalog, and a cache and an outbox in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from artifactfs.artifact import Artifact
+from artifactfs.catalog import Catalog
+from artifactfs.tree import ArtifactTree
+from artifactfs.tree.node import Directory, EntryChanged, File, Node
+from tests.catalog.clock import HandClock
+
+from .fakes import FakeOutbox, FakeStore
+
+
+@dataclass
+class World:
+    """The rooms, and what the tree has told about names."""
+
+    catalog: Catalog
+    store: FakeStore
+    outbox: FakeOutbox
+    tree: ArtifactTree
+    clock: HandClock
+    listing: list[Artifact]
+    told: list[EntryChanged] = field(default_factory=list)
+    calls: int = 0
+    failure: Exception | None = None
+
+    def list(self, *artifacts: Artifact) -> None:
+        """Have the service list these from now on, and the catalog know it."""
+        self.listing[:] = artifacts
+        self.clock.advance(1)
+        assert self.catalog.refresh(10)
+
+    def node(self, path: str) -> Node | None:
+        """What stands at `path`, by what is known."""
+        node: Node | None = self.tree.root
+        for name in path.split("/"):
+            if not isinstance(node, Directory):
+                return None
+            node = node.find(name)
+        return node
+
+    def directory(self, path: str) -> Directory:
+        node = self.node(path)
+        assert isinstance(node, Directory), path
+        return node
+
+    def file(self, path: str) -> File:
+        node = self.node(path)
+        assert isinstance(node, File), path
+        return node
+
+    def names(self, path: str) -> list[str]:
+        return sorted(entry.name for entry in self.directory(path).entries())
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """Started, with an empty first listing."""
+    listing: list[Artifact] = []
+    clock, store, outbox = HandClock(), FakeStore(), FakeOutbox()
+
+    def listed() -> list[Artifact]:
+        made.calls += 1
+        if made.failure is not None:
+            raise made.failure
+        return list(listing)
+
+    catalog = Catalog(listed, ttl_s=10.0, clock=clock, retry_first_s=3600)
+    facts = {"url": "https://example.test", "mountpoint": "/mnt", "pid": 7, "token": "a file"}
+    tree = ArtifactTree(
+        catalog, store, outbox, facts=lambda: dict(facts), clock=clock, sync_wait_s=5.0
+    )
+    made = World(catalog, store, outbox, tree, clock, listing)
+    tree.subscribe(made.told.append)
+    tree.start()
+    catalog.start()
+    assert catalog.freshen(10)
+    yield made
+    tree.close()
+    catalog.close()

@@ -1,0 +1,158 @@
+"""``.artifactfs/`` and the root."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from typing import Any
+
+import pytest
+
+from artifactfs import __version__
+from artifactfs.errors import Unreachable
+from artifactfs.tree.node import AttributeChange, Directory, Space
+
+from .conftest import World
+from .fakes import DropEntry, artifact
+
+
+def content(world: World, name: str) -> bytes:
+    handle = world.file(f".artifactfs/{name}").open(os.O_RDONLY)
+    try:
+        return handle.read(0, 1 << 20)
+    finally:
+        handle.release()
+
+
+def document(world: World, name: str) -> dict[str, Any]:
+    return dict(json.loads(content(world, name)))
+
+
+def test_the_root_shows_what_is_always_there(world: World) -> None:
+    root = world.tree.root
+    names = [entry.name for entry in root.entries()]
+    assert names == ["artifacts", "by-id", "by-sha256", "drop", ".artifactfs"]
+    shown = root.attributes()
+    assert (shown.ino, shown.mode, shown.nlink) == (1, 0o555, 7)
+    for entry in root.entries():
+        assert root.find(entry.name) == entry.node
+        assert isinstance(entry.node, Directory)
+    assert root.find("jobs") is None
+    assert not root.may_know_more
+    assert root.listing_version == root.listing_version
+
+
+def test_the_space_is_the_caches_budget(world: World) -> None:
+    world.list(artifact("x"), artifact("y"))
+    assert world.tree.space() == Space(1 << 30, 1 << 29, 2)
+
+
+def test_status_says_what_a_mount_is_and_does(world: World) -> None:
+    world.list(artifact("x"), artifact("y"))
+    world.clock.advance(2.5)
+    status = document(world, "status.json")
+    assert status["version"] == __version__
+    assert status["url"] == "https://example.test"
+    assert (status["mountpoint"], status["pid"], status["token"]) == ("/mnt", 7, "a file")
+    assert status["listing"] == {
+        "artifacts": 2,
+        "fetched_at": "2026-11-23T12:00:01Z",
+        "age_s": 2.5,
+        "stale": False,
+        "error": None,
+    }
+    assert status["cache"]["fetched_bytes"] == 1000
+    assert status["cache"] == document(world, "cache.json")
+    assert status["uploads"] == {
+        "pending_files": 0,
+        "pending_bytes": 0,
+        "failed": 0,
+        "interrupted": 0,
+    }
+
+
+def test_status_says_that_the_service_fails(world: World) -> None:
+    world.list(artifact("x"))
+    world.failure = Unreachable("nobody answers", remedy="")
+    assert not world.catalog.refresh(10)
+    listing = document(world, "status.json")["listing"]
+    assert (listing["artifacts"], listing["stale"]) == (1, True)
+    assert listing["error"] == "nobody answers"
+
+
+def test_uploads_lists_the_outbox(world: World) -> None:
+    world.outbox.found["a\udcff/b"] = DropEntry(
+        5, "a\udcff/b", "failed", size_bytes=9, progress=0.25, error="no", sha256="a" * 64
+    )
+    world.outbox.found["q"] = DropEntry(6, "q", "queued", size_bytes=3, waits_for_name=True)
+    assert document(world, "uploads.json")["uploads"][0] == {
+        "name": "a\udcff/b",
+        "state": "failed",
+        "size": 9,
+        "progress": 0.25,
+        "sha256": "a" * 64,
+        "artifact_id": None,
+        "error": "no",
+        "waits_for_name": False,
+    }
+    uploads = document(world, "status.json")["uploads"]
+    assert (uploads["pending_files"], uploads["pending_bytes"], uploads["failed"]) == (1, 3, 1)
+
+
+def test_metrics_are_what_prometheus_reads(world: World) -> None:
+    world.list(artifact("x"))
+    text = content(world, "metrics.prom").decode()
+    assert text.endswith("\n")
+    lines = text.splitlines()
+    samples = dict(line.split(" ") for line in lines if not line.startswith("#"))
+    assert samples["artifactfs_listing_artifacts"] == "1"
+    assert samples["artifactfs_cache_fetched_bytes_total"] == "1000"
+    assert samples["artifactfs_cache_space_free_bytes"] == str(1 << 29)
+    assert all(re.fullmatch(r"artifactfs_[a-z_]+", name) for name in samples)
+    typed = [line.split(" ")[2] for line in lines if line.startswith("# TYPE")]
+    assert typed == list(samples)
+
+
+def test_the_version_is_a_line(world: World) -> None:
+    assert content(world, "version") == f"{__version__}\n".encode()
+
+
+def test_an_open_file_stays_as_it_was_made(world: World) -> None:
+    file = world.file(".artifactfs/status.json")
+    handle = file.open(os.O_RDONLY)
+    before = handle.read(0, 1 << 20)
+    world.list(*(artifact(f"x{number}") for number in range(1000)))
+    assert handle.read(0, 1 << 20) == before == handle.try_read(0, 1 << 20)
+    assert handle.direct_io
+    assert file.lifetime_s == 0
+    assert file.attributes().size_bytes == len(content(world, "status.json"))
+
+
+def test_nothing_in_it_can_be_written(world: World) -> None:
+    directory = world.directory(".artifactfs")
+    file = world.file(".artifactfs/version")
+    attempts = [
+        lambda: file.open(os.O_RDWR),
+        lambda: file.set_xattr("user.x", b"1"),
+        lambda: file.change(AttributeChange(size_bytes=0)),
+        lambda: directory.create("x", os.O_RDWR, 0o644),
+        lambda: directory.set_xattr("user.x", b"1"),
+        lambda: world.tree.root.make_directory("x", 0o755),
+        lambda: world.tree.root.remove_directory("drop"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EROFS
+
+
+def test_every_entry_is_found_and_numbered_apart(world: World) -> None:
+    directory = world.directory(".artifactfs")
+    names = [entry.name for entry in directory.entries()]
+    assert names == ["status.json", "uploads.json", "cache.json", "metrics.prom", "version"]
+    numbers = {entry.node.ino for entry in directory.entries()} | {directory.ino}
+    assert len(numbers) == 6
+    assert directory.find("other") is None
+    assert directory.attributes().mode == 0o555
