@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from operator import attrgetter
+from operator import attrgetter, is_
 
 from artifactfs.artifact import Artifact
 
@@ -86,6 +86,8 @@ def with_artifact(before: Snapshot, artifact: Artifact) -> Snapshot:
     if old is not None:
         before = without(before, {artifact.id})
     place = bisect.bisect_left(before.artifacts, _NewestFirst(artifact), key=_NewestFirst)
+    by_id = dict(before.by_id)
+    by_id[artifact.id] = artifact
     by_sha256 = dict(before.by_sha256)
     if artifact.sha256 is not None:
         rival = by_sha256.get(artifact.sha256, artifact)
@@ -93,7 +95,7 @@ def with_artifact(before: Snapshot, artifact: Artifact) -> Snapshot:
     return dataclasses.replace(
         before,
         artifacts=(*before.artifacts[:place], artifact, *before.artifacts[place:]),
-        by_id={**before.by_id, artifact.id: artifact},
+        by_id=by_id,
         by_sha256=by_sha256,
         version=before.version + 1,
     )
@@ -128,10 +130,13 @@ def differences(old: Snapshot, new: Snapshot) -> Differences:
     """What left and what came from `old` to `new`."""
     if old.artifacts is new.artifacts:
         return Differences((), ())
+    first = _alike(old.artifacts, new.artifacts)
+    older, newer = old.artifacts[first:], new.artifacts[first:]
+    last = _alike(older[::-1], newer[::-1])
     get_new, get_old = new.by_id.get, old.by_id.get
     return Differences(
-        tuple(one for one in old.artifacts if get_new(one.id) is not one),
-        tuple(one for one in new.artifacts if get_old(one.id) is not one),
+        tuple(one for one in older[: len(older) - last] if get_new(one.id) is not one),
+        tuple(one for one in newer[: len(newer) - last] if get_old(one.id) is not one),
     )
 
 
@@ -145,6 +150,12 @@ class _NewestFirst:
 
     def __lt__(self, other: _NewestFirst) -> bool:
         return bool(self._key > other._key)
+
+
+def _alike(old: Sequence[Artifact], new: Sequence[Artifact]) -> int:
+    """With how many identical artifacts both begin; quick, as most listings are nearly the same."""
+    identical = list(map(is_, old, new))
+    return identical.index(False) if False in identical else len(identical)
 
 
 def _same(old: Artifact, new: Artifact) -> bool:

@@ -8,7 +8,8 @@ bounded time:
   already, its answer may be older than what the caller has just done elsewhere, so the next one is
   ordered; all who come meanwhile share it.
 * `Refresher.freshen` is content with a listing that is at most `ttl_s` old, also one on its way.
-* `Refresher.ask` is for a name that nobody knows: one flight a second at most; whoever asks more
+* `Refresher.ask` is for a name that nobody knows: one flight a second at most, counted from the
+  end of the last, so that a listing that takes long leaves the service a pause; whoever asks more
   often is told at once that there is no news.
 
 **A service in trouble never holds up a caller.** It is *healthy* while its last flight succeeded
@@ -156,7 +157,6 @@ class Refresher:
             if self._asked <= self._ended:
                 if not self._may_order_ask():
                     return False
-                self._asked_s = self._clock.monotonic_s()
                 self._asked = self._order()
             return self._wait_for(self._asked, wait_s)
 
@@ -228,6 +228,8 @@ class Refresher:
             over = failure is None and self._failure is not None
             self._ended = self._begun
             self._ended_s = now_s
+            if self._asked == self._ended:
+                self._asked_s = now_s
             self._failure = failure
             self._failures = self._failures + 1 if failure is not None else 0
             if failure is None:

@@ -16,9 +16,10 @@ session and then sends a request. It waits for the requests under way; reads tha
 given up by `Operations.stopping`. Whoever is not done after `END_S` is left behind: the mount point
 is detached and the connection cut, so that nobody hangs on it.
 
-A name is looked up again each time, and the answer brings its attributes. They are kept for a moment
-(`ATTRIBUTES_S`), because otherwise each stat(2) would ask a second time: 62 instead of 118 µs, and
-2.5 instead of 3.9 s for ``ls -l`` of 10 000 files. Only fstat(2) can be late by that moment.
+A name is looked up again each time, and the answer brings its attributes. They are kept for a
+moment (`ATTRIBUTES_S`), because otherwise each stat(2) would ask a second time: 62 instead of 118
+µs, and 2.5 instead of 3.9 s for ``ls -l`` of 10 000 files. Only fstat(2) can be late by that
+moment.
 
 Compared with the native binding: no passthrough, no readdirplus, no time-outs per node, no rename
 flags, no fallocate; two names of one artifact do not share their cached pages.
@@ -35,14 +36,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
-from artifactfs.kernel.mounting import check_fuse, load_library
+from artifactfs.kernel.mounting import check_fuse, clean_stale, load_library
 from artifactfs.kernel.native.patience import may_go_on
 from artifactfs.kernel.operations import Operations, Owner
 from artifactfs.kernel.replies import Replies
@@ -51,6 +52,7 @@ from artifactfs.tree.node import Tree
 
 END_S = 10.0
 NUDGE_S = 0.5
+LOOK_FOR_SIGNALS_S = 0.5
 REQUEST_BYTES = 128 * 1024
 READAHEAD_BYTES = 1024 * 1024
 BACKGROUND_REQUESTS = 64
@@ -179,12 +181,19 @@ class FusepyBinding:
 
     def _attend(self, mountpoint: Path, on_ready: Callable[[], None]) -> None:
         """Until it ends or shall end."""
-        while self._events.get() is _Event.BEGUN:
+        while self._next_event() is _Event.BEGUN:
             with suppress(OSError):
                 os.statvfs(mountpoint)
             mounted = find_mount(mountpoint)
             self._connection = mounted.connection if mounted else None
             on_ready()
+
+    def _next_event(self) -> _Event:
+        while True:
+            # The kernel may hand a signal to any thread. Python carries it out on this one, and
+            # only between two instructions: so waiting has to end now and then.
+            with suppress(Empty):
+                return self._events.get(timeout=LOOK_FOR_SIGNALS_S)
 
     def _end(self, thread: threading.Thread, mountpoint: Path) -> bool:
         """End libfuse's loop and the mount. False: something had to be left behind."""
@@ -203,13 +212,17 @@ class FusepyBinding:
         if not ended:
             _log.error("%s: requests under way did not end within %s s", mountpoint, END_S)
         mounted = find_mount(mountpoint) if self._begun else None
-        if mounted is not None and self._connection in (None, mounted.connection):
-            try:
-                if not ended:
-                    abort(mounted)
+        if mounted is None or self._connection not in (None, mounted.connection):
+            return ended
+        try:
+            if ended:
+                # Only if it is stale: numbers are used again, this may be the next mount already.
+                clean_stale(mountpoint)
+            else:
+                abort(mounted)
                 unmount(mountpoint, lazy=True)
-            except MountError as error:
-                _log.warning("%s", error)
+        except MountError as error:
+            _log.warning("%s", error)
         return ended
 
     @contextmanager

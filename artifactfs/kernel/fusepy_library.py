@@ -28,7 +28,7 @@ from typing import Any
 
 import fuse
 
-from artifactfs.kernel.operations import NAME_MAX_BYTES, Operations, mode_of
+from artifactfs.kernel.operations import NAME_MAX_BYTES, NameMovedOn, Operations, mode_of
 from artifactfs.kernel.replies import Replies
 
 ENCODING = "artifactfs_names"
@@ -243,8 +243,12 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         del device
         self._ours.mknod(_text(path), mode)
 
-    def open(self, path: bytes, info: Any) -> None:
-        self._opened(info, self._ours.open(_text(path), info.contents.flags))
+    def open(self, path: bytes, info: Any) -> int:
+        try:
+            self._opened(info, self._ours.open(_text(path), info.contents.flags))
+        except NameMovedOn:
+            return -errno.ESTALE
+        return 0
 
     def create(self, path: bytes, mode: int, info: Any) -> None:
         self._opened(info, self._ours.create(_text(path), mode, info.contents.flags))

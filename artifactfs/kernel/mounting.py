@@ -50,7 +50,7 @@ ASK_TIMEOUT_S = 5.0
 _ASK = """\
 import os, sys
 try:
-    os.stat(sys.argv[1])
+    os.statvfs(sys.argv[1])  # stat may be answered from the kernel's memory
 except OSError as error:
     sys.exit(min(error.errno or 1, 255))
 """
@@ -64,11 +64,13 @@ def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
     A driver that is there and does not answer within `timeout_s` is not stale.
     """
     mounted = find_mount(path)
-    return mounted is not None and _errno_of_stat(mounted.mountpoint, timeout_s) == errno.ENOTCONN
+    return (
+        mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == errno.ENOTCONN
+    )
 
 
-def _errno_of_stat(path: Path, timeout_s: float) -> int | None:
-    """What stat(2) of `path` answers: 0, an errno, or None if nothing in time."""
+def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
+    """What statvfs(3) of `path` answers: 0, an errno, or None if nothing in time."""
     pid = os.posix_spawn(
         sys.executable, [sys.executable, "-I", "-S", "-c", _ASK, os.fspath(path)], {}
     )
@@ -175,6 +177,11 @@ def check_fuse(binding: str, *, allow_other: bool = False) -> None:
             "this user may not mount, and there is no fusermount to do it",
             remedy="apt-get install fuse3",
         )
+    if _is_held_down():
+        raise MountError(
+            f"this process may not gain privileges, so {program} cannot mount for it",
+            remedy="systemd: NoNewPrivileges=no; in a container: --cap-add SYS_ADMIN",
+        )
     if allow_other and not _others_are_allowed():
         raise MountError(
             f"{FUSE_CONF} does not let users open their mounts to others",
@@ -214,6 +221,11 @@ def load_library() -> None:
             f"fusepy finds no libfuse 2: {error}",
             remedy="apt-get install libfuse2, or mount with --fuse native",
         ) from error
+
+
+def _is_held_down() -> bool:
+    """Whether setuid programs have no effect (prctl(2), PR_SET_NO_NEW_PRIVS)."""
+    return "\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_text()
 
 
 def _others_are_allowed() -> bool:

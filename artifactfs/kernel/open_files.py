@@ -8,7 +8,8 @@ takes care here that three things stay true which a node-based binding has for n
 * **A path that is open with page cache keeps its meaning until it is closed.** When a listing gives
   a name another artifact while the old one is being read, both would share one kernel inode: size
   and pages of the one would be served for the other. So the name goes on to mean the open file.
-  For the same reason pages from an earlier open are kept only if that was the same inode.
+  For the same reason pages from an earlier open are kept only if that was the same inode, and a
+  name that got another meaning between the kernel's look-up and its open is looked up again.
 * **An unlinked file lives on while it is open.** libfuse renames such a file to
   ``.fuse_hidden…`` first and unlinks it at the last close. The tree is told to unlink it at once,
   so it never sees such a name (nor uploads it); here the hidden path goes on to mean the node.
@@ -71,6 +72,20 @@ class OpenDirectory:
     parent_ino: int
 
 
+def is_hidden_name(name: str) -> bool:
+    """Whether libfuse gives such names to unlinked files."""
+    return _HIDDEN_NAME.fullmatch(name) is not None
+
+
+def hides(old: str, new: str) -> bool:
+    """Whether renaming the path `old` to `new` is libfuse's way to unlink an open file.
+
+    libfuse may think that a file is open for a moment longer than it is, so that is not asked.
+    """
+    above, _, name = new.rpartition("/")
+    return above == old.rpartition("/")[0] and is_hidden_name(name)
+
+
 class OpenFiles:
     """Handles by number, and what open paths mean. Guarded by `_lock`; nothing of the tree's is
     called while it is held."""
@@ -82,6 +97,17 @@ class OpenFiles:
         self._directories: dict[int, OpenDirectory] = {}
         self._pins: dict[str, Pin] = {}
         self._cached_ino: LRUCache[str, int] = LRUCache(REMEMBERED_PATHS)
+        self._shown_ino: LRUCache[str, int] = LRUCache(REMEMBERED_PATHS)
+
+    def shown(self, path: str, ino: int) -> None:
+        """The kernel was told that `path` is this inode, with its size."""
+        with self._lock:
+            self._shown_ino[path] = ino
+
+    def was_shown_as_another(self, path: str, ino: int) -> bool:
+        """Whether the kernel thinks that `path` is another inode than this."""
+        with self._lock:
+            return self._shown_ino.get(path, ino) != ino
 
     def meaning(self, path: str) -> Node | None:
         """What `path` means because it is open, or None where the tree decides."""
@@ -124,7 +150,7 @@ class OpenFiles:
 
     def get(self, number: int) -> OpenFile:
         """The open file with this number. Raises `OSError` EBADF."""
-        found = self._files.get(number)
+        found = self._files.get(number)  # one dictionary access: needs no lock
         if found is None:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return found
@@ -177,14 +203,6 @@ class OpenFiles:
 
     # Names that change
 
-    def hides(self, old: str, new: str) -> bool:
-        """Whether renaming `old` to `new` is libfuse's way to unlink an open file."""
-        above, _, name = new.rpartition("/")
-        if above != old.rpartition("/")[0] or not _HIDDEN_NAME.fullmatch(name):
-            return False
-        with self._lock:
-            return old in self._pins
-
     def hide(self, old: str, new: str) -> None:
         """`old` was unlinked: what is open there is reached by `new` until it is closed."""
         with self._lock:
@@ -193,12 +211,6 @@ class OpenFiles:
             if pin is not None:
                 pin.path, pin.hidden = new, True
                 self._pins[new] = pin
-
-    def is_hidden(self, path: str) -> bool:
-        """Whether `path` is one of libfuse's names for an unlinked file."""
-        with self._lock:
-            pin = self._pins.get(path)
-            return pin is not None and pin.hidden
 
     def reveal(self, path: str) -> None:
         """libfuse unlinks the hidden name: it means nothing from now on."""

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from artifactfs.errors import Cancelled
-from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin
+from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin, hides, is_hidden_name
 from artifactfs.kernel.replies import Replies
 from artifactfs.spans import Span
 from artifactfs.tree.node import (
@@ -86,6 +86,14 @@ def mode_of(attributes: Attributes) -> int:
 def refuse(number: int) -> NoReturn:
     """Raise the `OSError` of this errno."""
     raise OSError(number, os.strerror(number))
+
+
+class NameMovedOn(Exception):
+    """A name got another meaning between the kernel's look-up and its open.
+
+    The kernel would read the new file with the old one's size. Told ESTALE, it looks the name up
+    again and then opens again, by itself (path_openat with LOOKUP_REVAL).
+    """
 
 
 class Operations:
@@ -151,7 +159,11 @@ class Operations:
         if number is not None:
             return self._open.get(number).node.attributes()
         assert path is not None
-        return self.find(path).attributes()
+        node = self.find(path)
+        attributes = node.attributes()
+        if isinstance(node, File):
+            self._open.shown(path, node.ino)
+        return attributes
 
     def access(self, path: str, wanted: int) -> None:
         """access(2), which the kernel asks where it does not check permissions itself."""
@@ -274,16 +286,17 @@ class Operations:
 
     def unlink(self, path: str) -> None:
         """unlink(2)."""
-        if self._open.is_hidden(path):
+        parent, name = self._parent(path)
+        if is_hidden_name(name) and parent.find(name) is None:
+            # The last one closed what `rename` has unlinked: the tree has forgotten it long since.
             self._open.reveal(path)
             return
-        parent, name = self._parent(path)
         parent.unlink(name)
 
     def rename(self, old: str, new: str) -> None:
         """rename(2); also how libfuse unlinks a file that is open."""
         parent, name = self._parent(old)
-        if self._open.hides(old, new):
+        if hides(old, new):
             parent.unlink(name)
             self._open.hide(old, new)
             return
@@ -299,9 +312,11 @@ class Operations:
     # Files
 
     def open(self, path: str, flags: int) -> Opened:
-        """open(2) of a file that is there."""
+        """open(2) of a file that is there. Raises `NameMovedOn`: the kernel shall try again."""
         pin = self._open.claim(path, self.find(path))
         try:
+            if self._open.was_shown_as_another(path, pin.node.ino):
+                raise NameMovedOn
             if not isinstance(pin.node, File):
                 refuse(errno.EISDIR if isinstance(pin.node, Directory) else errno.ELOOP)
             handle = pin.node.open(flags)
@@ -392,7 +407,7 @@ class Operations:
 
 def _check_length(name: str) -> None:
     """The kernel lets names of up to 1024 bytes pass."""
-    if len(os.fsencode(name)) > NAME_MAX_BYTES:
+    if len(name) > NAME_MAX_BYTES // 4 and len(os.fsencode(name)) > NAME_MAX_BYTES:
         refuse(errno.ENAMETOOLONG)
 
 

@@ -1,38 +1,18 @@
-"""A clock that is set by hand, and a service whose listing waits until it may answer."""
+"""A service whose listing waits until it may answer."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
-
-START = datetime(2026, 11, 23, 12, tzinfo=UTC)
-
-
-class HandClock:
-    """Stands still until it is told otherwise."""
-
-    def __init__(self) -> None:
-        self._passed_s = 0.0
-
-    def now(self) -> datetime:
-        return START + timedelta(seconds=self._passed_s)
-
-    def monotonic_s(self) -> float:
-        return 1000.0 + self._passed_s
-
-    def sleep(self, seconds: float) -> None:
-        self.advance(seconds)
-
-    def advance(self, seconds: float) -> None:
-        self._passed_s += seconds
+from tests.catalog.clock import START, HandClock
 
 
 class Lister:

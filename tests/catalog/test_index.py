@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from datetime import timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Snapshot, index
 
-from .conftest import START, artifact
+from .clock import START
+from .conftest import artifact
 
 artifacts = st.builds(
     lambda number, age, content, status: artifact(
@@ -40,6 +41,7 @@ def sound(snapshot: Snapshot) -> None:
     assert set(snapshot.by_sha256) == {one.sha256 for one in snapshot.artifacts} - {None}
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(artifacts, max_size=12), max_size=5), st.lists(artifacts, max_size=4))
 def test_every_snapshot_is_sound_whatever_came_before(
     listings: list[list[Artifact]], added: list[Artifact]
@@ -59,6 +61,7 @@ def test_every_snapshot_is_sound_whatever_came_before(
         assert one.id not in snapshot.by_id
 
 
+@settings(deadline=None)
 @given(st.lists(artifacts, max_size=12), st.lists(artifacts, max_size=12))
 def test_differences_lead_from_one_snapshot_to_the_next(
     first: list[Artifact], second: list[Artifact]

@@ -10,7 +10,8 @@ from itertools import pairwise
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
 
-from .conftest import HandClock, Lister, artifact, wait_until
+from .clock import HandClock
+from .conftest import Lister, artifact, wait_until
 
 
 def test_our_own_upload_shows_at_once(catalog: Catalog) -> None:

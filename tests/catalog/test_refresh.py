@@ -12,7 +12,8 @@ from artifactfs.catalog import Catalog
 from artifactfs.catalog.refresh import OVERDUE_S
 from artifactfs.errors import Unreachable
 
-from .conftest import HandClock, Lister, artifact, wait_until
+from .clock import HandClock
+from .conftest import Lister, artifact, wait_until
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -115,7 +116,7 @@ def test_a_mount_point_that_is_not_there_is_a_mount_error(
 
 
 def test_it_ends_though_files_are_open(mount: Mount) -> None:
-    reading = os.open(mount / "fixed/hello.txt", os.O_RDONLY)
+    reading = os.open(mount / "fixed/big.bin", os.O_RDONLY)
     writing = os.open(mount / "drop/a", os.O_CREAT | os.O_WRONLY)
     try:
         os.write(writing, b"x")
@@ -123,13 +124,24 @@ def test_it_ends_though_files_are_open(mount: Mount) -> None:
         assert mount.wait_ended() is None
         assert not is_mounted(mount.path)
         with pytest.raises(OSError):
-            os.pread(reading, 10, 4096)
+            os.pread(reading, 10, 2 << 20)
         with pytest.raises(OSError):
             os.write(writing, b"y")
     finally:
         for fd in (reading, writing):
             with contextlib.suppress(OSError):
                 os.close(fd)
+
+
+def test_a_signal_that_another_thread_gets_unmounts_too(mount: Mount) -> None:
+    """The kernel may hand a process's signal to any of its threads."""
+    threads = [int(name) for name in os.listdir(f"/proc/{mount.process.pid}/task")]
+    others = [thread for thread in threads if thread != mount.process.pid]
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert others
+    assert libc.tgkill(mount.process.pid, others[0], signal.SIGTERM) == 0
+    assert mount.wait_ended() is None
+    assert not is_mounted(mount.path)
 
 
 @pytest.mark.parametrize("operation", ["arrive", "read"])
@@ -167,9 +179,11 @@ def test_a_killed_driver_leaves_a_stale_mount_which_is_recognised_and_cleaned(
 def test_a_stale_mount_is_cleaned_though_a_program_is_in_it(mount: Mount) -> None:
     with subprocess.Popen(["sleep", "60"], cwd=mount / "fixed") as inside:
         mount.kill()
-        assert clean_stale(mount.path)
-        assert not clean_stale(mount.path)
-        inside.kill()
+        try:
+            assert clean_stale(mount.path)
+            assert not clean_stale(mount.path)
+        finally:
+            inside.kill()
 
 
 def test_a_stale_mount_point_can_be_mounted_again(start_mount: StartMount) -> None:

@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.memory_nodes import BORN_NS, GRAIN_BYTES
 from tests.kernel.memory_tree import (
     BACKED,
     BIG,
-    BORN_NS,
     FETCHED,
-    GRAIN_BYTES,
     MANY,
     ODD_NAMES,
 )

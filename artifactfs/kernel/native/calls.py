@@ -7,10 +7,12 @@ sends INTERRUPT (the caller got a signal), the watch when the request's time is 
 the number out of the table (`Calls.claim`) answers; everyone else finds it gone and undoes or
 forgets what he had.
 
-An INTERRUPT ends what waits for the network at once with EINTR. What changes the local disk is not
-torn out of the middle: as on a local file system it runs to its end, and only if it has not begun
-yet is it given up. When a deadline ends such work none the less (else the kernel aborts the whole
-connection), its `undo` is called with the late result.
+An INTERRUPT ends what waits for the network at once with EINTR (`WAITS`). What changes the local
+disk is not torn out of the middle (`CHANGES`): as on a local file system it runs to its end, and
+only if it has not begun yet is it given up. FLUSH (`SETTLES`) is never left out, and its caller,
+who may be a process that is dying of a signal, is not let go before the tree has had the time to
+look at him. When a deadline ends such work none the less (else the kernel aborts the whole
+connection), its late result is taken back.
 
 Not every signal means that the caller wants to stop: a profiler's timer, a child that exits or a
 resized terminal interrupt a wait in FUSE too, and programs rarely expect EINTR from ``open`` of a
@@ -25,6 +27,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from artifactfs.kernel.native import wire
@@ -38,18 +41,38 @@ LOOK_AGAIN_S: Final = 0.1
 WATCHES_PER_DEADLINE: Final = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """When an interrupted call may be given up: before it has begun (`unbegun`), and `after_s`
+    seconds into it (None: never)."""
+
+    unbegun: bool
+    after_s: float | None
+
+    def allow(self, begun_s: float | None) -> bool:
+        """Whether it may be given up now; `begun_s` is when work on it began, if it did."""
+        if begun_s is None:
+            return self.unbegun
+        return self.after_s is not None and time.monotonic() - begun_s >= self.after_s
+
+
+WAITS: Final = Manners(unbegun=True, after_s=0.0)
+CHANGES: Final = Manners(unbegun=True, after_s=None)
+SETTLES: Final = Manners(unbegun=False, after_s=1.0)
+
+
 class Call:
     """One request. The thread that read it owns it until it is deferred; then see `Calls`.
 
     `abandon` is what to stop when somebody else ends the call early: a ticket to cancel, a handle
-    to let go. `begun` and `interruptible` are guarded by the lock of `Calls`.
+    to let go. `begun_s` (when work began) is guarded by the lock of `Calls`.
     """
 
     __slots__ = (
         "abandon",
-        "begun",
+        "begun_s",
         "calls",
-        "interruptible",
+        "manners",
         "nodeid",
         "opcode",
         "pid",
@@ -59,8 +82,8 @@ class Call:
     )
 
     abandon: Callable[[], None] | None
-    begun: bool
-    interruptible: bool
+    begun_s: float | None
+    manners: Manners
     since_s: float
 
     def __init__(self, calls: Calls, opcode: int, unique: int, nodeid: int, pid: int) -> None:
@@ -87,7 +110,11 @@ class Call:
 
     def refuse(self, number: int) -> bool:
         """Reply with an errno, above zero."""
-        return self.calls.device.refuse(self.unique, number)
+        try:
+            return self.calls.device.refuse(self.unique, number)
+        except OSError as error:
+            _log.debug("the kernel did not take the errno %d: %s", number, error)
+            return False
 
     def fail(self, error: BaseException) -> bool:
         """Reply with the errno of `error`, after it was logged if it is a trouble."""
@@ -105,8 +132,8 @@ class Call:
 class Calls:
     """The deferred requests of one mount.
 
-    `_lock` guards `_waiting`, `_interrupted`, and of each call in it `begun`, `interruptible`
-    and `abandon`. Nothing is called or written while it is held.
+    `_lock` guards `_waiting`, `_interrupted`, and of each call in it `begun_s` and `abandon`.
+    Nothing is called or written while it is held.
     """
 
     def __init__(self, device: Device, replies: Replies, deadline_s: float | None = None) -> None:
@@ -122,16 +149,16 @@ class Calls:
     def defer(
         self,
         call: Call,
+        manners: Manners = WAITS,
         *,
-        interruptible: bool = True,
         abandon: Callable[[], None] | None = None,
     ) -> None:
         """Remember `call` as one that is answered later.
 
         `abandon` is called when it is ended early by somebody else, before that is answered.
         """
-        call.begun = False
-        call.interruptible = interruptible
+        call.begun_s = None
+        call.manners = manners
         call.abandon = abandon
         call.since_s = time.monotonic()
         with self._lock:
@@ -142,7 +169,7 @@ class Calls:
         with self._lock:
             if self._waiting.get(call.unique) is not call:
                 return False
-            call.begun = True
+            call.begun_s = time.monotonic()
             return True
 
     def claim(self, call: Call) -> bool:
@@ -160,13 +187,12 @@ class Calls:
             call = self._waiting.get(unique)
         if call is None:
             return  # answered in the meantime
-        if may_go_on(call.pid):
-            with self._lock:
-                if unique in self._waiting:
-                    self._interrupted.add(unique)
-            self._attention.set()
+        if not may_go_on(call.pid) and self._end(call, errno.EINTR, force=False):
             return
-        self._end(call, errno.EINTR, force=False)
+        with self._lock:
+            if self._waiting.get(unique) is call:
+                self._interrupted.add(unique)
+        self._attention.set()
 
     def watch(self) -> None:
         """End in time what is overdue, and what was interrupted and wants to stop by now.
@@ -229,7 +255,7 @@ class Calls:
         with self._lock:
             if self._waiting.get(call.unique) is not call:
                 return False
-            if call.begun and not call.interruptible and not force:
+            if not force and not call.manners.allow(call.begun_s):
                 return False
             del self._waiting[call.unique]
             self._interrupted.discard(call.unique)

@@ -28,13 +28,24 @@ _ENDED = frozenset({errno.ENODEV, errno.ECONNABORTED, errno.ENOTCONN, errno.EBAD
 class Device:
     """An open ``/dev/fuse`` that is, or is about to be, mounted. Owns `fd` and closes it.
 
-    Any thread may reply and notify; one thread receives. `ended` is None while the connection
+    Any thread may reply and notify; one thread receives. It waits in poll(2), because nothing but
+    the end of the connection would free it from a plain read. `ended` is None while the connection
     lives, then the reason in words; it is only written by the receiving thread.
     """
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.ended: str | None = None
+        os.set_blocking(fd, False)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(fd, select.POLLIN)
+
+    def stop_receiving(self) -> None:
+        """End `receive`, though the connection lives: from now on it says that it was stopped."""
+        if self._wake >= 0:
+            os.eventfd_write(self._wake, 1)
 
     def receive(self, buffer: bytearray) -> int:
         """Wait for the next request, put it into `buffer`, return its length; 0: it has ended."""
@@ -44,12 +55,12 @@ class Device:
             except OSError as error:
                 if error.errno in (errno.ENOENT, errno.EINTR):
                     continue  # interrupted before it was read: the kernel took it back
-                if error.errno == errno.EAGAIN:
-                    select.select([self.fd], [], [])  # a descriptor handed in, not blocking
+                if error.errno == errno.EAGAIN and self._wait():
                     continue
                 self.ended = {
                     errno.ENODEV: "unmounted",
                     errno.ECONNABORTED: "aborted",
+                    errno.EAGAIN: "stopped",
                 }.get(error.errno or 0, os.strerror(error.errno or errno.EIO))
                 return 0
             if count == 0:
@@ -104,14 +115,20 @@ class Device:
         """
         if unused:
             fd, self.fd = self.fd, -1
-            if fd >= 0:
-                os.close(fd)
+            wake, self._wake = self._wake, -1
+            for number in (fd, wake):
+                if number >= 0:
+                    os.close(number)
             return
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.dup2(null, self.fd, inheritable=False)
         finally:
             os.close(null)
+
+    def _wait(self) -> bool:
+        """Wait for a request. False: told to stop."""
+        return all(number != self._wake for number, _ in self._poll.poll())
 
     def _ioctl(self, request: int, argument: bytes) -> int:
         # With a mutable buffer fcntl.ioctl returns the call's own result, which is the id.

@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable
 
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import Call
+from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Manners
 from artifactfs.kernel.native.handles import OpenFile
 from artifactfs.kernel.native.names import is_writable
 from artifactfs.kernel.native.pools import Pool
@@ -76,7 +76,7 @@ class FileOperations:
         def undo() -> None:
             self._close(late[0].fh)
 
-        self._mount.later(pool, call, act, undo=undo)
+        self._mount.later(pool, call, act, undo=undo, manners=CHANGES if local else WAITS)
 
     def create(self, call: Call, body: memoryview) -> None:
         directory = self._mount.inodes.directory(call.nodeid)
@@ -104,7 +104,7 @@ class FileOperations:
             if is_new:
                 directory.unlink(name)
 
-        self._mount.later(self._mount.pools.spool, call, act, undo=undo, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, act, undo=undo, manners=CHANGES)
 
     def _opened(self, file: File, handle: Handle, flags: int) -> tuple[OpenFile, bytes]:
         read_only = flags & os.O_ACCMODE == os.O_RDONLY
@@ -182,7 +182,7 @@ class FileOperations:
             self._give_back(body)
 
         self._handles.hold(opened)
-        self._mount.later(self._mount.pools.spool, call, act, after=after, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, act, after=after, manners=CHANGES)
         return True
 
     def flush(self, call: Call, body: memoryview) -> None:
@@ -196,7 +196,7 @@ class FileOperations:
             opened.handle.flush(call.pid)
             return b""
 
-        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act)
+        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act, SETTLES)
 
     def fsync(self, call: Call, body: memoryview) -> None:
         fh, *_ = wire.FSYNC_IN.unpack_from(body)
@@ -216,9 +216,7 @@ class FileOperations:
             opened.handle.allocate(mode, offset, size)
             return b""
 
-        hold_and_do_later(
-            self._mount, self._mount.pools.spool, call, opened, act, interruptible=False
-        )
+        hold_and_do_later(self._mount, self._mount.pools.spool, call, opened, act, CHANGES)
 
 
 class _Reading:
@@ -298,8 +296,7 @@ def hold_and_do_later(
     call: Call,
     opened: OpenFile,
     act: Callable[[], bytes],
-    *,
-    interruptible: bool = True,
+    manners: Manners = WAITS,
 ) -> None:
     """`Mount.later`, with the file kept open until it is done."""
 
@@ -307,7 +304,7 @@ def hold_and_do_later(
         mount.handles.let_go(opened)
 
     mount.handles.hold(opened)
-    mount.later(pool, call, act, after=after, interruptible=interruptible)
+    mount.later(pool, call, act, manners=manners, after=after)
 
 
 def _whole(opened: OpenFile, start: int, size: int, data: bytes) -> bytes:

@@ -32,12 +32,13 @@ from artifactfs.errors import MountError
 from artifactfs.kernel.binding import FILESYSTEM_TYPE, SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
 from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse
-from artifactfs.kernel.unmounting import can_mount, fusermount
+from artifactfs.kernel.unmounting import can_mount, fusermount, unmount
 
 FUSERMOUNT_TIMEOUT_S: Final = 20.0
 
 _MS_NOSUID: Final = 2
 _MS_NODEV: Final = 4
+_MNT_DETACH: Final = 2
 _FUSE_NUMBER: Final = os.makedev(10, 229)
 _HANDED_IN: Final = re.compile(r"/dev/fd/([0-9]+)")
 _STACKED: Final = frozenset({"overlay", "aufs", "ecryptfs"})
@@ -58,8 +59,9 @@ def attach(mountpoint: Path, options: MountOptions) -> Attached:
     handed_in = _HANDED_IN.fullmatch(os.fspath(mountpoint))
     if handed_in:
         return Attached(_take(int(handed_in[1])), None, "descriptor", None)
-    check_fuse("native", allow_other=options.allow_other)
-    if can_mount():
+    with suppress(OSError):  # without /proc nothing can be known beforehand
+        check_fuse("native", allow_other=options.allow_other)
+    if may_mount():
         fd, number = _mount(mountpoint, options)
         if number == 0:
             return _attached(fd, mountpoint, "mount(2)")
@@ -69,8 +71,40 @@ def attach(mountpoint: Path, options: MountOptions) -> Attached:
 
 
 def _attached(fd: int, mountpoint: Path, way: str) -> Attached:
-    mounted = find_mount(mountpoint)
+    mounted = None
+    with suppress(OSError):
+        mounted = find_mount(mountpoint)
     return Attached(fd, mountpoint, way, mounted.connection if mounted else None)
+
+
+def is_mounted(attached: Attached) -> bool:
+    """Whether what `attach` mounted is mounted still; without /proc that is not known: True."""
+    if attached.mountpoint is None:
+        return False
+    try:
+        mounted = find_mount(attached.mountpoint)
+    except OSError:
+        return True
+    return mounted is not None and mounted.connection == attached.connection
+
+
+def detach(mountpoint: Path, *, lazy: bool = False) -> None:
+    """Unmount. Raises `MountError`: in use, without `lazy`."""
+    try:
+        unmount(mountpoint, lazy=lazy)
+    except OSError as error:  # no /proc, so no mount table
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.umount2(os.fsencode(mountpoint), _MNT_DETACH if lazy else 0) != 0:
+            number = ctypes.get_errno()
+            raise MountError(f"{mountpoint} cannot be unmounted: {os.strerror(number)}") from error
+
+
+def may_mount() -> bool:
+    """Whether mount(2) is worth a try."""
+    try:
+        return can_mount()
+    except OSError:  # no /proc
+        return os.geteuid() == 0
 
 
 def _mount(mountpoint: Path, options: MountOptions) -> tuple[int, int]:
@@ -185,7 +219,6 @@ def _take(fd: int) -> int:
             remedy=f"open {FUSE_DEVICE}, mount it with fd=N, and pass the same descriptor on",
         )
     os.set_inheritable(fd, False)
-    os.set_blocking(fd, True)
     return fd
 
 

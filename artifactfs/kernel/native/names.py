@@ -20,7 +20,7 @@ import time
 from typing import Final
 
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import Call
+from artifactfs.kernel.native.calls import CHANGES, Call
 from artifactfs.kernel.native.stat import BLOCK_BYTES
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Handler, Mount
@@ -154,7 +154,7 @@ class NameOperations:
                 node.change(AttributeChange(new_mode, new_size_bytes, new_mtime_ns))
             return self._stat.attributes(node)
 
-        self._mount.later(self._mount.pools.spool, call, change, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, change, manners=CHANGES)
 
     def read_link(self, call: Call, _body: memoryview) -> None:
         node = self._inodes.node(call.nodeid)
@@ -253,7 +253,7 @@ class NameOperations:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
             file, handle = directory.create(name, flags, mode_bits.S_IMODE(mode))
             try:
-                handle.flush(0)
+                handle.flush(call.pid)
             finally:
                 handle.release()
             made.append(file)
@@ -263,7 +263,7 @@ class NameOperations:
             self._inodes.forget(made[0].ino, 1)
             directory.unlink(name)
 
-        self._mount.later(self._mount.pools.spool, call, make, undo=undo, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, make, undo=undo, manners=CHANGES)
 
     def make_directory(self, call: Call, body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -280,7 +280,7 @@ class NameOperations:
             self._inodes.forget(made[0].ino, 1)
             directory.remove_directory(name)
 
-        self._mount.later(self._mount.pools.spool, call, make, undo=undo, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, make, undo=undo, manners=CHANGES)
 
     def refuse_link(self, call: Call, _body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -295,7 +295,7 @@ class NameOperations:
             directory.unlink(name)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
 
     def remove_directory(self, call: Call, body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -306,7 +306,7 @@ class NameOperations:
             directory.remove_directory(name)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
 
     def rename(self, call: Call, body: memoryview) -> None:
         (target,) = wire.RENAME_IN.unpack_from(body)
@@ -331,7 +331,7 @@ class NameOperations:
                 self._inodes.renew(moved)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, interruptible=False)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
 
     def _entered(self, node: Node) -> bytes:
         entry = self._stat.entry(node)  # first, because it may fail

@@ -149,6 +149,6 @@ def deadline_s(sysctl: Path = _SYSCTL) -> float | None:
 
 def _number(path: Path) -> int:
     try:
-        return int(path.read_text(encoding="ascii"))
+        return int(path.read_bytes())
     except (OSError, ValueError):
         return 0

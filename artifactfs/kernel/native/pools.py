@@ -46,18 +46,16 @@ class Pool:
         self._closed = False
 
     def submit(self, job: Job) -> bool:
-        """Have `job` done. False: the pool is closed, it will not be."""
+        """Have `job` done. False: it will not be, the pool is closed or can start no thread."""
         with self._lock:
             if self._closed:
                 return False
-            self._jobs.put(job)
+            if len(self._threads) < min(self._unfinished + 1, self._size):
+                self._grow()
+            if not self._threads:
+                return False
             self._unfinished += 1
-            if len(self._threads) < min(self._unfinished, self._size):
-                thread = threading.Thread(
-                    target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+            self._jobs.put(job)
         return True
 
     def close(self, timeout_s: float) -> bool:
@@ -74,6 +72,16 @@ class Pool:
         for thread in threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
         return not any(thread.is_alive() for thread in threads)
+
+    def _grow(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, name=f"{self._name}-{number}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            _log.warning("%s: %d threads must do: %s", self._name, number, error)
+        else:
+            self._threads.append(thread)
 
     def _work(self) -> None:
         while True:

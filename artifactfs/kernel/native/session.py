@@ -80,6 +80,7 @@ class Session:
         self._init_done = threading.Event()
         self._agreement: Agreement | None = None
         self._refusal: MountError | None = None
+        self._subscribed = False
         self._watch = threading.Thread(target=self._calls.watch, name="fuse-watch", daemon=True)
         self._mount = Mount(
             tree=tree,
@@ -105,17 +106,23 @@ class Session:
             raise self._refusal
         if self._agreement is None:
             reason = self._device.ended or "closed"
-            raise MountError(f"the connection with the kernel ended at once: {reason}")
+            raise MountError(
+                f"the connection with the kernel ended at once: {reason}",
+                remedy="a descriptor that is handed in must be mounted already",
+            )
         return self._agreement
 
     def start_notifying(self) -> None:
         """Tell the kernel what changes, from now on."""
         self._notifier.start()
         self._tree.subscribe(self._notifier.tell)
+        self._subscribed = True
 
     def stop_notifying(self, timeout_s: float) -> None:
         """Tell nothing more: must come before the unmount."""
-        self._tree.unsubscribe(self._notifier.tell)
+        if self._subscribed:
+            self._tree.unsubscribe(self._notifier.tell)
+            self._subscribed = False
         if not self._notifier.close(timeout_s):
             _log.debug("a notification is still waiting in the kernel")
 

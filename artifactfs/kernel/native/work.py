@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import Call, Calls
+from artifactfs.kernel.native.calls import WAITS, Call, Calls, Manners
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.handles import Handles
 from artifactfs.kernel.native.inodes import Inodes
@@ -50,25 +50,25 @@ class Mount:
         call: Call,
         act: Callable[[], bytes],
         *,
+        manners: Manners = WAITS,
         undo: Callable[[], None] = _nothing,
         after: Callable[[], None] = _nothing,
-        interruptible: bool = True,
     ) -> None:
         """Have `act` carried out by `pool`; what it returns is the answer.
 
         `undo` takes back what `act` did if nobody receives its answer any more. `after` is called
-        in the end in any case, also if `act` was not begun.
+        in the end in any case, also if `act` was not begun because the call was given up.
         """
 
         def work() -> None:
             try:
-                if calls.begin(call):
+                if calls.begin(call) or not manners.unbegun:
                     _carry_out(calls, call, act, undo)
             finally:
                 after()
 
         calls = self.calls
-        calls.defer(call, interruptible=interruptible)
+        calls.defer(call, manners)
         if not pool.submit(work):
             try:
                 if calls.claim(call):

@@ -1,0 +1,352 @@
+"""Builds the rooms, introduces them to each other, and closes them in reverse.
+
+The rooms never import their siblings: what one has to tell another goes through a callback that is
+wired here and nowhere else.
+
+    outbox ── an upload is complete ──▶ cache adopts the spool file, catalog lists the artifact
+    outbox ── asks for a hash ────────▶ catalog's snapshot
+    tree   ── asks what is there ─────▶ catalog, cache, outbox
+    kernel ── drives ─────────────────▶ tree
+
+There are two users. A `Mount` has every room and lives as long as its mount point. A `Client` has
+what a single command needs (`ls`, `put`, `get`, `cache`), and starts a thread only for what it
+does.
+
+Nothing here starts before `Mount.run` or `Client.__enter__`: a daemon forks first. A mount ends in
+the order that loses nothing: the mount point goes (no new writes), pending uploads get their time,
+the outbox closes (what is left stays in the spool for the next mount), the network is cut, then
+what waited on it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, BinaryIO, Self
+from urllib.parse import urlsplit
+
+from artifactfs import __version__
+from artifactfs.artifact import Artifact
+from artifactfs.cache import Store
+from artifactfs.catalog import Catalog
+from artifactfs.config import Config
+from artifactfs.doctor import Check, doctor
+from artifactfs.drop import Outbox, State, Uploader
+from artifactfs.errors import Cancelled, Conflict, Gone
+from artifactfs.kernel.binding import Binding, MountOptions
+from artifactfs.kernel.bindings import make as make_binding
+from artifactfs.kernel.mounting import (
+    Mounted,
+    abort,
+    check_fuse,
+    check_mountpoint,
+    clean_stale,
+    find_mount,
+    is_stale,
+    mounts,
+    unmount,
+)
+from artifactfs.remote import Service
+from artifactfs.tree import ArtifactTree, names_of
+
+__all__ = [
+    "Check",
+    "Client",
+    "Mount",
+    "Mounted",
+    "abort",
+    "clean_stale",
+    "doctor",
+    "find_mount",
+    "is_stale",
+    "mounts",
+    "unmount",
+]
+
+_log = logging.getLogger(__name__)
+
+_DIGITS = 8
+_DRAIN_STEP_S = 0.5
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_PIECE_BYTES = 4 << 20
+_STARTED_AT = datetime.now(UTC)
+_CLOSE_S = 10.0
+
+
+def _open_service(config: Config) -> Service:
+    return Service(
+        config.url,
+        config.token,
+        config.http,
+        external_allow_private=config.external.allow_private,
+        pool_size=config.read.connections + config.upload.connections + 4,
+    )
+
+
+def _open_store(config: Config, service: Service) -> Store:
+    return Store(
+        config.cache.directory,
+        service.downloads,
+        origin=service.origin,
+        size_bytes=config.cache.size_bytes,
+        min_free_bytes=config.cache.min_free_bytes,
+        window_max_bytes=config.read.window_max_bytes,
+        connections=config.read.connections,
+        read_timeout_s=config.read.timeout_s,
+    )
+
+
+class Client:
+    """The rooms that one command needs, without a mount.
+
+    Use it in a ``with`` block: the cache starts when it is entered and everything ends when it is
+    left, also after Ctrl-C.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._service = _open_service(config)
+        self._store: Store | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._service.close()
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def store(self) -> Store:
+        """The cache, opened when it is first needed."""
+        if self._store is None:
+            self._store = _open_store(self._config, self._service)
+            self._store.start()
+        return self._store
+
+    def check(self) -> None:
+        """Reach the service and have the token accepted, or raise what stands in the way."""
+        self._service.check()
+
+    def artifacts(self) -> list[Artifact]:
+        """Every artifact, newest first."""
+        return sorted(
+            self._service.artifacts.list(), key=lambda one: (one.created_at, one.id), reverse=True
+        )
+
+    def names(self) -> dict[str, Artifact]:
+        """Every artifact by its name below ``artifacts/`` in a mount."""
+        return names_of(self.artifacts())
+
+    def find(self, what: str) -> Artifact:
+        """The artifact of that name, id or SHA-256 (or at least eight of its first digits).
+
+        Raises `Gone` with a suggestion if there is none, `Conflict` if several hashes begin so.
+        """
+        artifacts = self.artifacts()
+        names = names_of(artifacts)
+        if what in names:
+            return names[what]
+        digits = what.lower().removeprefix("sha256:")
+        by_hash: dict[str, Artifact] = {}
+        for artifact in artifacts:
+            if artifact.id == what:
+                return artifact
+            if artifact.sha256 and len(digits) >= _DIGITS and artifact.sha256.startswith(digits):
+                by_hash.setdefault(artifact.sha256, artifact)
+        if len(by_hash) > 1:
+            raise Conflict(f"{len(by_hash)} contents begin with {what}", remedy="give more digits")
+        if by_hash:
+            return by_hash.popitem()[1]
+        close = difflib.get_close_matches(what, names, n=1)
+        remedy = f"did you mean {close[0]}?" if close else "`artifactfs ls` shows what there is"
+        raise Gone(f"there is no artifact {what}", remedy=remedy)
+
+    def put(
+        self,
+        path: Path,
+        name: str | None,
+        *,
+        progress: Callable[[int, int], None],
+        cancelled: threading.Event,
+    ) -> Artifact:
+        """Upload one file as `name`, or under its own name, and wait until it is safe.
+
+        `progress` gets the bytes sent and the bytes in all. Raises what the service or the disk
+        said; `Cancelled` once `cancelled` is set.
+        """
+        uploader = Uploader(self._service.uploads, self._config.upload)
+        return uploader.upload_file(path, name or path.name, progress=progress, cancelled=cancelled)
+
+    def put_external(
+        self, url: str, name: str, *, sha256: str | None, size_bytes: int | None
+    ) -> Artifact:
+        """List a reference to `url` as an artifact; nothing is sent or read."""
+        return self._service.artifacts.add_external(url, name, sha256=sha256, size_bytes=size_bytes)
+
+    def get(
+        self,
+        artifact: Artifact,
+        target: BinaryIO,
+        *,
+        progress: Callable[[int, int | None], None],
+        cancelled: threading.Event,
+    ) -> int:
+        """Write an artifact's bytes to `target`, through the cache, and return how many.
+
+        `progress` gets the bytes written and the bytes in all, None where unknown.
+        """
+        content = self.store.open(artifact)
+        try:
+            written = 0
+            while piece := content.read(written, written + _PIECE_BYTES):
+                if cancelled.is_set():
+                    raise Cancelled(f"stopped while reading {artifact.filename}")
+                target.write(piece)
+                written += len(piece)
+                progress(written, content.size_bytes)
+            return written
+        finally:
+            content.close()
+
+    def cache_statistics(self) -> dict[str, Any]:
+        """What the cache holds, as ``cache.json`` shows it."""
+        return dataclasses.asdict(self.store.statistics())
+
+    def cache_clear(self) -> int:
+        """Remove every content that is not open or pinned; the bytes that became free."""
+        return self.store.clear()
+
+    def cache_verify(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Read everything that is cached and drop what is not what it should be."""
+        return dataclasses.asdict(self.store.verify(progress))
+
+
+class Mount:
+    """One mount and all its rooms, from the check before it to the last upload after it."""
+
+    def __init__(self, config: Config, mountpoint: Path) -> None:
+        """Check all that can be checked before anything is mounted.
+
+        Raises `MountError` for the mount point and FUSE, `RemoteError` for the service and the
+        token, `OSError` and `CacheError` for the directories.
+        """
+        self._config = config
+        self._binding: Binding = make_binding(config.fuse)
+        check_fuse(self._binding.name, allow_other=config.allow_other)
+        self.mountpoint = check_mountpoint(mountpoint)
+        self._service = _open_service(config)
+        self._ended = threading.Event()
+        try:
+            self._service.check()
+        except BaseException:
+            self._service.close()
+            raise
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Mount, call `on_ready` when the mount answers, serve, and return when all has ended.
+
+        For the main thread. Ends at ``umount``, SIGTERM or SIGINT; pending uploads then get
+        `unmount.timeout`, a second signal cuts that short, and what is left stays in the spool.
+        """
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._service.close)
+            store = _open_store(self._config, self._service)
+            catalog = Catalog(self._service.artifacts.list, ttl_s=self._config.list.ttl_s)
+
+            def uploaded(artifact: Artifact, spooled: Path) -> None:
+                store.adopt(artifact, spooled)
+                catalog.add(artifact)
+
+            outbox = Outbox(
+                self._config.spool_directory,
+                self._service.uploads,
+                origin=self._service.origin,
+                upload=self._config.upload,
+                drop=self._config.drop,
+                spool=self._config.spool,
+                known=lambda digest: catalog.snapshot.by_sha256.get(digest),
+                on_uploaded=uploaded,
+                on_change=lambda path: tree.drop_changed(path),
+            )
+            tree = ArtifactTree(catalog, store, outbox, facts=self._facts)
+            store.start()
+            closing.callback(store.close)
+            catalog.start()
+            closing.callback(catalog.close)
+            closing.callback(self._service.close)
+            outbox.start()
+            closing.callback(outbox.close, _CLOSE_S)
+            tree.start()
+            closing.callback(tree.close)
+            options = MountOptions(
+                source=urlsplit(self._config.url).netloc,
+                uid=os.getuid(),
+                gid=os.getgid(),
+                allow_other=self._config.allow_other,
+            )
+            try:
+                self._binding.run(tree, self.mountpoint, options, on_ready)
+            finally:
+                self._drain(outbox)
+
+    def _drain(self, outbox: Outbox) -> None:
+        """Give pending uploads their time; a signal cuts it short."""
+        files, size_bytes = outbox.pending()
+        if not files:
+            return
+        _log.info("unmounted; %d files (%d bytes) are still being uploaded", files, size_bytes)
+        deadline_s = time.monotonic() + self._config.unmount.timeout_s
+        with _signals_set(self._ended):
+            while not self._ended.is_set() and time.monotonic() < deadline_s:
+                if not outbox.wait(timeout_s=_DRAIN_STEP_S):
+                    return
+        for entry in outbox.entries():
+            if entry.state is not State.UPLOADED:
+                _log.warning(
+                    "%s is not uploaded (%s); it stays in the spool and resumes at the next mount",
+                    entry.path,
+                    entry.error or entry.state,
+                )
+
+    def _facts(self) -> dict[str, object]:
+        return {
+            "version": __version__,
+            "url": self._config.url,
+            "mountpoint": str(self.mountpoint),
+            "pid": os.getpid(),
+            "started_at": _STARTED_AT.isoformat().replace("+00:00", "Z"),
+            "binding": {"name": self._binding.name, **self._binding.facts},
+            "token": self._config.token.name,
+        }
+
+
+@contextlib.contextmanager
+def _signals_set(event: threading.Event) -> Iterator[None]:
+    """Have SIGTERM and SIGINT set `event` for as long as the block runs."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        _ = number, frame
+        event.set()
+
+    before = {number: signal.signal(number, on_signal) for number in _ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

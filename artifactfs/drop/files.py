@@ -1,0 +1,282 @@
+"""Open files of the outbox.
+
+A `Spooled` is one entry that somebody has open, an `OpenFile` one opening of it. The first change
+after a close makes the entry `writing` again under a new generation, so that an upload under way
+lets go. FLUSH, which ``close(2)`` waits for, brings the bytes to the disk, then the row: from then
+on nothing can lose the file. It comes once per descriptor, so it may come again; then there is
+nothing to do. RELEASE, of the last writer, queues the entry.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+from artifactfs.drop.hashing import RollingHash
+from artifactfs.drop.states import Entry, State
+from artifactfs.errors import ArtifactfsError, SpoolFull
+
+_log = logging.getLogger(__name__)
+
+_WRITERS = os.O_WRONLY | os.O_RDWR
+
+
+class Keeper(Protocol):
+    """What open files need of the outbox."""
+
+    def reserve(self, size_bytes: int) -> None: ...
+    def begin_writing(self, entry_id: int) -> Entry: ...
+    def closed(self, entry_id: int, shown: Entry, *, killed: bool) -> None: ...
+    def written(self, entry_id: int) -> None: ...
+    def let_go(self, spooled: Spooled) -> None: ...
+    def settle(self, entry_id: int) -> None: ...
+    def current(self, entry_id: int) -> Entry | None: ...
+    def was_killed(self, pid: int) -> bool: ...
+    def sync_names(self) -> None: ...
+
+    @property
+    def waits_at_close(self) -> bool: ...
+
+
+class Spooled:
+    """One entry's file while somebody has it open.
+
+    `lock` guards the descriptor, the hash and sizes, and is held over this file's own I/O;
+    `counting` guards the counts and is held for nothing else.
+    """
+
+    def __init__(self, keeper: Keeper, entry: Entry, path: Path, *, fresh: bool) -> None:
+        self.entry = entry
+        self.lock = threading.RLock()
+        self.counting = threading.Lock()
+        self.opens = 0
+        self.writers = 0
+        self._keeper = keeper
+        self._path = path
+        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if fresh else 0)
+        self._descriptor = os.open(path, flags, 0o600)
+        self._size_bytes = entry.size_bytes
+        self._mtime_ns = entry.mtime_ns
+        self._hash = RollingHash() if fresh else None
+        self._writing = fresh
+        self._durable = False
+        if fresh:
+            keeper.sync_names()
+
+    def shown(self, entry: Entry) -> Entry:
+        """The entry with the size and time of this moment."""
+        if not self._writing:
+            return entry
+        return dataclasses.replace(
+            entry, size_bytes=self._size_bytes, mtime_ns=self._mtime_ns, sha256=None
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's size."""
+        return self._size_bytes
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), short at the end."""
+        return os.pread(self._descriptor, max(0, stop - start), start)
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of it, or raise: `SpoolFull`, `OSError`."""
+        with self.lock:
+            self._begin()
+            self._keeper.reserve(max(0, offset + len(data) - self._size_bytes))
+            view = memoryview(data)
+            position = offset
+            try:
+                while view:
+                    count = os.pwrite(self._descriptor, view, position)
+                    view, position = view[count:], position + count
+            except OSError as error:
+                self._grown_to(position)
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
+                raise
+            if self._hash is not None:
+                self._hash.wrote(offset, data)
+            self._grown_to(position)
+            return len(data)
+
+    def _grown_to(self, position: int) -> None:
+        self._size_bytes = max(self._size_bytes, position)
+        self._mtime_ns = time.time_ns()
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend."""
+        with self.lock:
+            self._begin()
+            self._keeper.reserve(size_bytes - self._size_bytes)
+            os.ftruncate(self._descriptor, size_bytes)
+            if size_bytes == 0:
+                self._hash = RollingHash()
+            elif self._hash is not None:
+                self._hash.cut(size_bytes)
+            self._size_bytes = size_bytes
+            self._mtime_ns = time.time_ns()
+
+    def _begin(self) -> None:
+        self._durable = False
+        if self._writing:
+            return
+        self._own_bytes()
+        self.entry = self._keeper.begin_writing(self.entry.id)
+        self._hash = None
+        self._writing = True
+
+    def _own_bytes(self) -> None:
+        """An uploaded file may be shared with the cache by a link: those bytes must not change."""
+        if os.fstat(self._descriptor).st_nlink < 2:
+            return
+        copy = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+        shutil.copyfile(self._path, copy)
+        copy.chmod(0o600)
+        descriptor = os.open(copy, os.O_RDWR | os.O_CLOEXEC)
+        os.fsync(descriptor)
+        copy.replace(self._path)
+        os.dup2(descriptor, self._descriptor, inheritable=False)
+        os.close(descriptor)
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """What utimens(2) asks. Takes no lock: its caller holds the outbox's."""
+        self._mtime_ns = mtime_ns
+
+    def seek(self, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE."""
+        return os.lseek(self._descriptor, offset, whence)
+
+    def data_sync(self) -> None:
+        """Bring the bytes to the disk."""
+        os.fdatasync(self._descriptor)
+
+    def flush(self, pid: int) -> None:
+        """A writer's descriptor is closed: make it durable, or note that the writer was killed."""
+        with self.lock:
+            if not self._writing or self._durable:
+                return
+            os.fdatasync(self._descriptor)
+            self._keeper.closed(self.entry.id, self.snapshot(), killed=self._keeper.was_killed(pid))
+            self._durable = True
+
+    def snapshot(self) -> Entry:
+        """The entry as its bytes are: with their hash, if it is known."""
+        digest = self._hash.result(self._size_bytes) if self._hash is not None else None
+        return dataclasses.replace(
+            self.entry, size_bytes=self._size_bytes, mtime_ns=self._mtime_ns, sha256=digest
+        )
+
+    def rest(self) -> None:
+        """A writer is gone. If it was the last, the entry is as the journal says from now on."""
+        with self.lock:
+            with self.counting:
+                if self.writers:
+                    return
+            self.flush(0)
+            self._writing = False
+            self._hash = None
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+
+class OpenFile:
+    """One opening of an entry; goes on when that is renamed or unlinked."""
+
+    def __init__(self, keeper: Keeper, spooled: Spooled, flags: int) -> None:
+        self._keeper = keeper
+        self._spooled = spooled
+        self._writer = bool(flags & _WRITERS)
+        self._released = False
+
+    @property
+    def entry_id(self) -> int:
+        """The entry's number."""
+        return self._spooled.entry.id
+
+    @property
+    def entry(self) -> Entry:
+        """The entry as it is now."""
+        current = self._keeper.current(self.entry_id)
+        return current or self._spooled.shown(self._spooled.entry)
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's size."""
+        return self._spooled.size_bytes
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes [start, stop), short at the end. Raises `OSError`."""
+        return self._spooled.read(start, stop)
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of `data`. Raises `SpoolFull`, `OSError`."""
+        self._may_write()
+        return self._spooled.write(offset, data)
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut or extend. Raises `SpoolFull`, `OSError`."""
+        self._may_write()
+        self._spooled.truncate(size_bytes)
+
+    def _may_write(self) -> None:
+        if not self._writer:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    def seek(self, offset: int, whence: int) -> int:
+        """SEEK_DATA and SEEK_HOLE. Raises `OSError` ENXIO past the end."""
+        return self._spooled.seek(offset, whence)
+
+    def flush(self, caller_pid: int) -> None:
+        """What close(2) waits for. Raises what keeps the file from being safe."""
+        if not self._writer:
+            return
+        self._spooled.flush(caller_pid)
+        if self._keeper.waits_at_close:
+            self._keeper.written(self.entry_id)
+            self._keeper.settle(self.entry_id)
+
+    def fsync(self) -> None:
+        """Durable while it is written; once it is closed, waits for the upload."""
+        entry = self._keeper.current(self.entry_id)
+        if entry is None or entry.state is State.WRITING:
+            self._spooled.data_sync()
+        else:
+            self._keeper.settle(self.entry_id)
+
+    def release(self) -> None:
+        """This opening is over. Never fails."""
+        if self._released:
+            return
+        self._released = True
+        spooled = self._spooled
+        with spooled.counting:
+            spooled.writers -= self._writer
+            spooled.opens -= 1
+        if self._writer:
+            try:
+                spooled.rest()
+            except (OSError, ArtifactfsError):
+                _log.exception("%s could not be brought to the disk", spooled.entry.path)
+            self._keeper.written(self.entry_id)
+        self._keeper.let_go(spooled)
+
+    def opened(self) -> OpenFile:
+        """Count this opening."""
+        with self._spooled.counting:
+            self._spooled.opens += 1
+            self._spooled.writers += self._writer
+        return self

@@ -1,0 +1,125 @@
+"""The spool: a directory per service, in it slots, in each the files of one outbox.
+
+    <spool>/<host>-<digest of the origin>/<slot>/journal.sqlite
+    <spool>/<host>-<digest of the origin>/<slot>/files/<entry id>
+
+One process at a time works in a slot; it holds a flock on the slot's ``lock``, which ends with the
+process however that ends. A mount takes the first free slot, so that two mounts of one service do
+not meet. What lies in other slots that nobody holds belongs to mounts that are gone: it is moved
+over, so that nothing is stranded, whichever mount point comes next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from artifactfs.errors import DropError
+
+MOST_SLOTS = 1000
+
+
+class Slot:
+    """One locked slot. `close` frees it."""
+
+    def __init__(self, directory: Path, lock_descriptor: int) -> None:
+        self.directory = directory
+        self.files = directory / "files"
+        self.files.mkdir(mode=0o700, exist_ok=True)
+        self._lock_descriptor = lock_descriptor
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return self.directory / "journal.sqlite"
+
+    def path(self, entry_id: int) -> Path:
+        """The file of an entry."""
+        return self.files / str(entry_id)
+
+    def sync_files(self) -> None:
+        """Bring the names in ``files/`` to the disk."""
+        descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def stray_files(self, known: set[int]) -> Iterator[Path]:
+        """Files that no row knows."""
+        for path in sorted(self.files.iterdir()):
+            if not (path.name.isdigit() and int(path.name) in known):
+                yield path
+
+    def close(self) -> None:
+        """Let the slot go."""
+        os.close(self._lock_descriptor)
+
+
+def claim(spool: Path, origin: str) -> tuple[Slot, list[Slot]]:
+    """The first free slot of a service's spool, and all others that nobody holds.
+
+    Raises `DropError` if the directory cannot be used.
+    """
+    host = re.sub(r"[^a-z0-9.-]", "_", (urlsplit(origin).hostname or "service").lower())
+    digest = hashlib.sha256(origin.encode()).hexdigest()[:8]
+    directory = spool / f"{host}-{digest}"
+    try:
+        for path in (spool, directory):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spool.chmod(0o700)
+        own: Slot | None = None
+        others = []
+        for number in range(MOST_SLOTS):
+            path = directory / str(number)
+            if own is not None and not path.exists():
+                if not any(_numbered_after(directory, number)):
+                    break
+                continue
+            slot = _lock(path)
+            if slot is not None and own is None:
+                own = slot
+            elif slot is not None:
+                others.append(slot)
+    except OSError as error:
+        raise DropError(
+            f"the spool {directory} cannot be used: {error.strerror}",
+            remedy="set spool.dir or state.dir to a directory that can be written",
+        ) from error
+    if own is None:
+        raise DropError(f"every slot of the spool {directory} is in use")
+    return own, others
+
+
+def _numbered_after(directory: Path, number: int) -> Iterator[int]:
+    for path in directory.iterdir():
+        if path.name.isdigit() and int(path.name) > number:
+            yield int(path.name)
+
+
+def _lock(path: Path) -> Slot | None:
+    path.mkdir(mode=0o700, exist_ok=True)
+    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return Slot(path, descriptor)
+
+
+def remove_slot(slot: Slot) -> None:
+    """Remove an emptied slot that is held, and let it go."""
+    with contextlib.suppress(OSError):
+        for path in [*slot.files.iterdir(), slot.files]:
+            path.rmdir() if path.is_dir() else path.unlink()
+        for path in slot.directory.iterdir():
+            path.unlink()
+        slot.directory.rmdir()
+    slot.close()

@@ -1,0 +1,176 @@
+"""What is in the outbox, in memory, for everyone who looks.
+
+The journal is what counts; this shows what it says. Changes come after they are committed, one at a
+time; lookers wait for nothing but the moment in which a dictionary changes. Sizes and times of a
+file that is being written come from the file itself (`Live`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from artifactfs.drop.names import above, lies_below, looks_temporary, parent_of
+from artifactfs.drop.states import Entry, Folder
+
+ROOT_ID = 0
+
+
+class Live(Protocol):
+    """A file that is open, as it is this moment."""
+
+    def shown(self, entry: Entry) -> Entry: ...
+
+
+class View:
+    """Names and entries. Guarded by `_lock`, which is never held over I/O."""
+
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self._lock = threading.Lock()
+        self._patterns = patterns
+        now_ns = time.time_ns()
+        self._root = Folder(ROOT_ID, "", 0o755, now_ns, now_ns)
+        self._entries: dict[str, Entry] = {}
+        self._paths: dict[int, str] = {}
+        self._folders: dict[str, Folder] = {}
+        self._names: dict[str, dict[str, None]] = {"": {}}
+        self._live: dict[int, Live] = {}
+        self._progress: dict[int, float] = {}
+        self.version = 0
+
+    def find(self, path: str) -> Entry | Folder | None:
+        """The entry or folder at `path`."""
+        with self._lock:
+            if not path:
+                return self._root
+            entry = self._entries.get(path)
+            if entry is None:
+                return self._folders.get(path)
+            return self._shown(entry)
+
+    def children(self, path: str) -> list[Entry | Folder]:
+        """What lies directly in a folder, by name."""
+        with self._lock:
+            paths = sorted(self._names.get(path, ()))
+            found: list[Entry | Folder] = []
+            for one in paths:
+                entry = self._entries.get(one)
+                found.append(self._folders[one] if entry is None else self._shown(entry))
+            return found
+
+    def by_id(self, entry_id: int) -> Entry | None:
+        """An entry that has a name."""
+        with self._lock:
+            path = self._paths.get(entry_id)
+            return None if path is None else self._shown(self._entries[path])
+
+    def entries(self) -> list[Entry]:
+        """Every entry, by path."""
+        with self._lock:
+            return [self._shown(self._entries[path]) for path in sorted(self._entries)]
+
+    def below(self, path: str) -> tuple[list[Entry], list[Folder]]:
+        """All entries and folders below a folder."""
+        with self._lock:
+            entries = [one for key, one in self._entries.items() if lies_below(key, path)]
+            folders = [one for key, one in self._folders.items() if lies_below(key, path)]
+            return entries, folders
+
+    def is_empty(self, path: str) -> bool:
+        """Whether a folder has nothing in it."""
+        with self._lock:
+            return not self._names.get(path)
+
+    def _shown(self, entry: Entry) -> Entry:
+        live = self._live.get(entry.id)
+        if live is not None:
+            entry = live.shown(entry)
+        progress = self._progress.get(entry.id)
+        return entry if progress is None else dataclasses.replace(entry, progress=progress)
+
+    # Changes
+
+    def put(self, entry: Entry) -> None:
+        """An entry is new, or is like this now. Its path does not change here."""
+        waits = looks_temporary(entry.path, self._patterns)
+        entry = dataclasses.replace(entry, waits_for_name=waits)
+        with self._lock:
+            if entry.path not in self._entries:
+                self._name(entry.path)
+            self._entries[entry.path] = entry
+            self._paths[entry.id] = entry.path
+
+    def put_folder(self, folder: Folder) -> None:
+        """A folder is new, or is like this now."""
+        with self._lock:
+            if folder.path not in self._folders:
+                self._name(folder.path)
+                self._names.setdefault(folder.path, {})
+            self._folders[folder.path] = folder
+
+    def drop(self, path: str) -> None:
+        """The name is gone."""
+        with self._lock:
+            entry = self._entries.pop(path, None)
+            if entry is not None:
+                self._paths.pop(entry.id, None)
+                self._progress.pop(entry.id, None)
+            if self._folders.pop(path, None) is not None:
+                self._names.pop(path, None)
+            self._names.get(parent_of(path), {}).pop(path, None)
+            self._touch(parent_of(path))
+
+    def _name(self, path: str) -> None:
+        self._names.setdefault(parent_of(path), {})[path] = None
+        self._touch(parent_of(path))
+
+    def _touch(self, folder: str) -> None:
+        self.version += 1
+        now_ns = time.time_ns()
+        if not folder:
+            self._root = dataclasses.replace(self._root, mtime_ns=now_ns, ctime_ns=now_ns)
+        elif folder in self._folders:
+            self._folders[folder] = dataclasses.replace(
+                self._folders[folder], mtime_ns=now_ns, ctime_ns=now_ns
+            )
+
+    def set_live(self, entry_id: int, live: Live | None) -> None:
+        """A file is open from now on, or not any more."""
+        with self._lock:
+            if live is None:
+                self._live.pop(entry_id, None)
+            else:
+                self._live[entry_id] = live
+
+    def set_progress(self, entry_id: int, progress: float | None) -> None:
+        """How much of an entry has been sent."""
+        with self._lock:
+            if progress is None:
+                self._progress.pop(entry_id, None)
+            else:
+                self._progress[entry_id] = progress
+
+    def empty_folders(self, changed_before_ns: int) -> list[Folder]:
+        """Folders whose entries have all left, the deepest first."""
+        with self._lock:
+            return sorted(
+                (
+                    folder
+                    for path, folder in self._folders.items()
+                    if not folder.fresh
+                    and not self._names.get(path)
+                    and folder.mtime_ns < changed_before_ns
+                ),
+                key=lambda folder: -len(folder.path),
+            )
+
+    def folders_above(self, path: str) -> list[Folder]:
+        """The folders above a path."""
+        with self._lock:
+            return [self._folders[one] for one in above(path) if one in self._folders]
+
+
+Changed = Callable[[str], None]

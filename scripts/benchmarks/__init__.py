@@ -1,0 +1,1 @@
+"""The rows of scripts/bench: how each is measured, and against what."""

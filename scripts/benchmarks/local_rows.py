@@ -1,0 +1,142 @@
+"""Rows about what is cached: the mount beside a local file or directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.row import Row, Sample, absent
+from benchmarks.stage import Stage, drop_caches, fio_iops, read_through, seconds
+
+LISTED = 10_000
+
+
+@contextlib.contextmanager
+def _cached(stage: Stage, **settings: str) -> Iterator[tuple[Path, Path]]:
+    """A local file, and the same bytes wholly cached and verified in a mount."""
+    local = stage.random_file("data.bin", stage.size_bytes)
+    stage.artifactfs("put", "--name", "data.bin", local)
+    with stage.mount("cached", **settings) as mount:
+        path = mount / "artifacts" / "data.bin"
+        for _ in range(2):
+            seconds(read_through(path))
+        yield local, path
+
+
+def page(stage: Stage) -> Iterator[Sample]:
+    with _cached(stage) as (local, path):
+        for one in (local, path):
+            seconds(read_through(one))
+        for _ in range(stage.rounds):
+            theirs = seconds(read_through(local))
+            ours = seconds(read_through(path))
+            yield Sample.of_seconds(ours, theirs, stage.size_bytes)
+
+
+def disk(stage: Stage) -> Iterator[Sample]:
+    with _cached(stage) as (local, path):
+        for _ in range(stage.rounds):
+            drop_caches()
+            theirs = seconds(read_through(local))
+            drop_caches()
+            ours = seconds(read_through(path))
+            yield Sample.of_seconds(ours, theirs, stage.size_bytes)
+
+
+def disk_rand(jobs: int):  # noqa: ANN201 - a measurement
+    def measure(stage: Stage) -> Iterator[Sample]:
+        runtime_s = 2 if stage.quick else 5
+        with _cached(stage) as (local, path):
+            for _ in range(stage.rounds):
+                drop_caches()
+                theirs = fio_iops(local, jobs, runtime_s)
+                drop_caches()
+                ours = fio_iops(path, jobs, runtime_s)
+                yield Sample(ours / theirs, f"{ours:,.0f} IOPS", f"{theirs:,.0f} IOPS")
+
+    return measure
+
+
+def listing(stage: Stage) -> Iterator[Sample]:
+    local = stage.directory / "local-list"
+    local.mkdir()
+    names = [f"file-{index:05}.bin" for index in range(LISTED)]
+    for name in names:
+        (local / name).write_bytes(b"x")
+    stage.service.dev(
+        "artifacts", {"artifacts": [{"filename": name, "text": name} for name in names]}
+    )
+    with stage.mount("listing", **{"list.ttl": "1h"}) as mount:
+
+        def look(path: Path) -> float:
+            return seconds(
+                lambda: subprocess.run(["ls", "-l", path], stdout=subprocess.DEVNULL, check=True)
+            )
+
+        for path in (local, mount / "artifacts"):
+            look(path)
+        for _ in range(stage.rounds):
+            theirs, ours = look(local), look(mount / "artifacts")
+            yield Sample(ours / theirs, f"{ours:.3f} s", f"{theirs:.3f} s")
+    shutil.rmtree(local)
+
+
+def mounting(stage: Stage) -> Iterator[Sample]:
+    home = stage.directory / "mounting"
+    path = home / "mnt"
+    path.mkdir(parents=True)
+    for _ in range(stage.rounds):
+        took = seconds(lambda: stage.artifactfs("mount", *stage._options(home, {}), path))
+        stage.artifactfs("unmount", path)
+        yield Sample(took, f"{took:.2f} s", "")
+
+
+def disk_user(stage: Stage) -> Iterator[Sample]:
+    """Without CAP_SYS_ADMIN: in a user namespace the driver cannot pass files through."""
+    if shutil.which("rclone") is None:
+        raise absent("rclone")
+    local = stage.random_file("data.bin", stage.size_bytes)
+    ours = stage.directory / "user"
+    theirs = stage.directory / "rclone"
+    with _cached(stage, **{"passthrough": "false"}) as (_, path), _rclone(stage, local, theirs):
+        copy = theirs / "mnt" / local.name
+        seconds(read_through(copy))
+        for _ in range(stage.rounds):
+            drop_caches()
+            rclone_s = seconds(read_through(copy))
+            drop_caches()
+            ours_s = seconds(read_through(path))
+            yield Sample.of_seconds(ours_s, rclone_s, stage.size_bytes)
+    shutil.rmtree(ours, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _rclone(stage: Stage, served: Path, home: Path) -> Iterator[None]:
+    mount = home / "mnt"
+    mount.mkdir(parents=True)
+    subprocess.run(
+        [
+            "rclone", "mount", f"{served.parent}", mount, "--daemon", "--read-only",
+            "--vfs-cache-mode", "full", "--cache-dir", home / "cache", "--dir-cache-time", "1h",
+        ],
+        check=True, env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", mount], check=False)
+
+
+ROWS = (
+    Row("page", "sequential, page cache warm", "a local file", ">=", 0.95, page),
+    Row("disk", "sequential, cached, page cache dropped", "a local file", ">=", 0.90, disk),
+    Row("disk-rand", "random 4 KiB, 1 reader", "a local file", ">=", 0.80, disk_rand(1)),
+    Row("disk-rand-4", "random 4 KiB, 4 readers", "a local file", ">=", 0.80, disk_rand(4)),
+    Row("disk-user", "as disk, no passthrough", "rclone full", ">=", 2.0, disk_user),
+    Row("list", f"ls -l of {LISTED:,}", "a local directory", "<=", 3.0, listing),
+    Row("mount", "artifactfs mount, seconds", "", "<=", 0.5, mounting),
+)

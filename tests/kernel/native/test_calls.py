@@ -1,0 +1,142 @@
+"""A request that waits is ended exactly once, by whoever comes first."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Calls, Manners
+from artifactfs.kernel.native.wire import Opcode
+from artifactfs.kernel.replies import Replies
+from tests.kernel.native.fake_kernel import Answer, FakeKernel
+
+INVISIBLE_PID = 0
+
+
+@pytest.fixture
+def kernel() -> Iterator[FakeKernel]:
+    kernel = FakeKernel()
+    yield kernel
+    kernel.hang_up()
+    kernel.device.close(unused=True)
+
+
+def deferred(calls: Calls, manners: Manners = WAITS, *, unique: int = 2, pid: int = 0) -> Call:
+    call = Call(calls, Opcode.READ, unique, 5, pid)
+    calls.defer(call, manners)
+    return call
+
+
+def test_only_one_claims_it(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    call = deferred(calls)
+    claims: list[bool] = []
+    threads = [threading.Thread(target=lambda: claims.append(calls.claim(call))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claims) == [False] * 7 + [True]
+    assert calls.waiting() == 0
+
+
+def test_an_interrupt_answers_after_it_gave_up_the_work(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    given_up: list[int] = []
+    call = Call(calls, Opcode.READ, 2, 5, INVISIBLE_PID)
+    calls.defer(call, abandon=lambda: given_up.append(1))
+    calls.interrupt(2)
+    assert given_up == [1]
+    assert kernel.answer() == Answer(2, errno.EINTR, b"")
+    assert not calls.claim(call)
+    assert not calls.begin(call)
+
+
+def test_a_ticket_that_fails_to_cancel_does_not_keep_the_answer_back(
+    kernel: FakeKernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = Calls(kernel.device, Replies())
+    call = Call(calls, Opcode.READ, 2, 5, INVISIBLE_PID)
+
+    def fail() -> None:
+        raise RuntimeError("no")
+
+    calls.defer(call, abandon=fail)
+    calls.interrupt(2)
+    assert kernel.answer().error == errno.EINTR
+    assert "giving up a request failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("manners", "begun", "ends"),
+    [
+        (WAITS, False, True),
+        (WAITS, True, True),
+        (CHANGES, False, True),
+        (CHANGES, True, False),
+        (SETTLES, False, False),
+        (SETTLES, True, False),
+    ],
+)
+def test_manners_say_what_an_interrupt_ends(
+    kernel: FakeKernel, manners: Manners, begun: bool, ends: bool
+) -> None:
+    calls = Calls(kernel.device, Replies())
+    call = deferred(calls, manners)
+    if begun:
+        assert calls.begin(call)
+    calls.interrupt(2)
+    assert calls.claim(call) is not ends
+
+
+def test_a_flush_that_takes_long_lets_its_caller_go_in_the_end(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    watch = threading.Thread(target=calls.watch)
+    watch.start()
+    try:
+        call = deferred(calls, Manners(unbegun=False, after_s=0.2))
+        calls.interrupt(2)
+        assert calls.begin(call)
+        assert kernel.answer() == Answer(2, errno.EINTR, b"")
+    finally:
+        calls.close()
+        watch.join()
+
+
+def test_a_deadline_ends_whatever_it_is(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies(), deadline_s=0.2)
+    watch = threading.Thread(target=calls.watch)
+    watch.start()
+    try:
+        call = deferred(calls, CHANGES)
+        assert calls.begin(call)
+        assert kernel.answer() == Answer(2, errno.ETIMEDOUT, b"")
+        assert not calls.claim(call)
+    finally:
+        calls.close()
+        watch.join()
+
+
+def test_without_a_deadline_nothing_is_ever_overdue(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    watch = threading.Thread(target=calls.watch)
+    watch.start()
+    call = deferred(calls, pid=os.getpid())
+    calls.interrupt(2)  # this process has nothing pending: it may go on
+    calls.close()
+    watch.join()
+    assert calls.claim(call)
+
+
+def test_a_look_up_under_way_is_known_by_its_directory(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    call = Call(calls, Opcode.LOOKUP, 2, 77, 0)
+    calls.defer(call)
+    assert calls.is_looked_up_in(77)
+    assert not calls.is_looked_up_in(78)
+    calls.claim(call)
+    assert not calls.is_looked_up_in(77)
