@@ -224,9 +224,9 @@ class Client:
         finally:
             content.close()
 
-    def cache_statistics(self) -> dict[str, Any]:
-        """What the cache holds, as ``cache.json`` shows it."""
-        return dataclasses.asdict(self.store.statistics())
+    def cache_contents(self) -> tuple[int, int]:
+        """How many contents lie in the cache, and how many bytes they take on disk."""
+        return self.store.contents()
 
     def cache_clear(self) -> int:
         """Remove every content that is not open or pinned; the bytes that became free."""

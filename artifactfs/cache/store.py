@@ -422,6 +422,11 @@ class Store:
         """Let it be evicted again."""
         Path(self._places.of(artifact).pin).unlink(missing_ok=True)
 
+    def contents(self) -> tuple[int, int]:
+        """How many contents there are and the bytes they take on disk. Walks the directory."""
+        found = list(evict.survey(self._places))
+        return len(found), sum(one.disk_bytes for one in found)
+
     def clear(self) -> int:
         """Remove whatever is not open or pinned; the bytes that became free."""
         found = [one for one in evict.survey(self._places) if not one.pinned]

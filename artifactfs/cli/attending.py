@@ -1,0 +1,212 @@
+"""What one says to a mount that runs: status, flush, refresh, retry, pin, unpin."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from artifactfs.cli import shown, words
+from artifactfs.cli.failures import FAILED, NOT_ALL_UPLOADED, say
+from artifactfs.cli.progress import Bar
+from artifactfs.cli.running import Running
+
+POLL_S = 0.05
+WATCH_S = 0.5
+
+
+@click.command()
+@words.mountpoint_argument()
+@words.json_option()
+@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.option("--check", is_flag=True, help="Say nothing; 0 if the mount answers, 1 if not.")
+def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> None:
+    """Show a mount: its listing, its cache, its uploads.
+
+    \b
+    Examples:
+      artifactfs status
+      artifactfs status --watch ~/artifacts
+      artifactfs status --json | jq .uploads
+      artifactfs status --check ~/artifacts && echo it answers
+    """
+    running = Running.at(mountpoint)
+    if check:
+        if running.status()["listing"]["fetched_at"] is None:
+            raise click.exceptions.Exit(FAILED)
+        return
+    if as_json:
+        shown.as_json(running.status() | {"files": running.uploads()})
+        return
+    if not watch:
+        shown.console().print(_overview(running), soft_wrap=True)
+        return
+    with Live(_overview(running), console=shown.console(), refresh_per_second=4) as live:
+        while True:
+            time.sleep(WATCH_S)
+            live.update(_overview(running))
+
+
+def _overview(running: Running) -> RenderableType:
+    now = running.status()
+    listing, cache, uploads = now["listing"], now["cache"], now["uploads"]
+    binding = now["binding"]
+    passthrough = "passthrough" if binding.get("passthrough") else "through the driver"
+    listed = f"{listing['artifacts']} artifacts, listed {shown.age(listing['age_s'])} ago"
+    if listing["stale"]:
+        listed += f" (stale: {listing['error'] or 'the service does not answer'})"
+    pending = f"{uploads['pending_files']} files, {shown.size(uploads['pending_bytes'])} pending"
+    for state in ("failed", "interrupted"):
+        if uploads[state]:
+            pending += f", {uploads[state]} {state}"
+    cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
+    facts = Table.grid(padding=(0, 2))
+    for name, text in (
+        ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {passthrough})"),
+        ("service", f"{now['url']}, token from {now['token']}"),
+        ("listing", listed),
+        ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),
+        ("uploads", pending),
+    ):
+        facts.add_row(Text(name, "bold"), Text(shown.plain(text)))
+    files = [one for one in running.uploads() if one["state"] != "uploaded"]
+    if not files:
+        return facts
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("drop/", "state", "size", "sent", ""):
+        table.add_column(heading)
+    for one in files:
+        state = "waits for its name" if one["waits_for_name"] else one["state"]
+        table.add_row(
+            *(
+                Text(shown.plain(cell))
+                for cell in (
+                    one["name"],
+                    state,
+                    shown.size(one["size"]),
+                    f"{one['progress']:.0%}",
+                    one["error"] or "",
+                )
+            )
+        )
+    return Group(facts, Text(""), table)
+
+
+def wait_for_uploads(running: Running, timeout_s: float) -> list[dict[str, Any]]:
+    """Wait with a progress bar until nothing is on its way; what is not uploaded then."""
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = POLL_S
+    with Bar("uploading") as bar:
+        whole_bytes = 0
+        while True:
+            uploads = running.status()["uploads"]
+            left_bytes = uploads["pending_bytes"]
+            whole_bytes = max(whole_bytes, left_bytes)
+            if not uploads["pending_files"] or time.monotonic() >= deadline_s:
+                break
+            sent_bytes = sum(
+                int(one["size"] * one["progress"])
+                for one in running.uploads()
+                if one["state"] == "uploading"
+            )
+            bar.update(whole_bytes - left_bytes + sent_bytes, whole_bytes)
+            time.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
+            pause_s = min(0.5, pause_s * 1.5)
+    return [
+        one
+        for one in running.uploads()
+        if one["state"] != "uploaded" and not (one["state"] == "writing" and one["size"] == 0)
+    ]
+
+
+@click.command()
+@words.mountpoint_argument()
+@click.option("--timeout", type=float, default=3600.0, metavar="S", help="How long to wait.")
+def flush(mountpoint: Path | None, timeout: float) -> None:
+    """Wait until everything in drop/ is on the service.
+
+    The exit status is 3 if something failed, was interrupted, or is still on its way.
+
+    \b
+    Examples:
+      artifactfs flush
+      cp model.safetensors ~/artifacts/drop/ && artifactfs flush ~/artifacts
+      artifactfs flush --timeout 60 ~/artifacts
+    """
+    left = wait_for_uploads(Running.at(mountpoint), timeout)
+    for upload in left:
+        state = "waits for its name" if upload["waits_for_name"] else upload["state"]
+        reason = f": {upload['error']}" if upload["error"] else ""
+        say(f"{shown.plain(upload['name'])} is not uploaded, it {_is(state)}{reason}")
+    if left:
+        raise click.exceptions.Exit(NOT_ALL_UPLOADED)
+
+
+def _is(state: str) -> str:
+    return state if state.startswith("waits") else f"is {state}"
+
+
+@click.command()
+@words.mountpoint_argument()
+def refresh(mountpoint: Path | None) -> None:
+    """Ask the service for its listing now.
+
+    \b
+    Examples:
+      artifactfs refresh
+      artifactfs refresh ~/artifacts
+    """
+    running = Running.at(mountpoint)
+    running.command(running.mountpoint, "refresh")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[MOUNTPOINT|FILE]…")
+def retry(paths: tuple[Path, ...]) -> None:
+    """Upload again what has failed or was interrupted.
+
+    All of it, or only the files in drop/ that are named.
+
+    \b
+    Examples:
+      artifactfs retry
+      artifactfs retry ~/artifacts/drop/model.safetensors
+    """
+    for path in paths or (None,):
+        running = Running.at(path)
+        target = running.mountpoint / "drop"
+        if path is not None and Path.cwd() / path != running.mountpoint:
+            target = path
+        running.command(target, "retry")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def pin(files: tuple[Path, ...]) -> None:
+    """Fetch files whole and keep them cached.
+
+    \b
+    Examples:
+      artifactfs pin ~/artifacts/artifacts/model.safetensors
+    """
+    for path in files:
+        Running.at(path).command(path, "pin", b"1")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+def unpin(files: tuple[Path, ...]) -> None:
+    """Let pinned files leave the cache again when room is needed.
+
+    \b
+    Examples:
+      artifactfs unpin ~/artifacts/artifacts/model.safetensors
+    """
+    for path in files:
+        Running.at(path).command(path, "pin", b"0")

@@ -1,0 +1,113 @@
+"""``config`` and ``doctor``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+
+from artifactfs import assembly
+from artifactfs.cli import shown, words
+from artifactfs.cli.failures import FAILED
+from artifactfs.config import SETTINGS
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command()
+@words.service_options()
+@words.cache_options()
+@words.set_option()
+@words.json_option()
+def config(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Show every setting, its value, and where that comes from.
+
+    \b
+    Examples:
+      artifactfs config
+      artifactfs config --json
+      ARTIFACTFS_CACHE_SIZE=50G artifactfs config
+    """
+    values = words.config_of(options, **flags)
+    token = f"*** from {values.token.name}" if _has_token(values) else "none"
+    if as_json:
+        document: dict[str, object] = {
+            setting.key: {
+                "value": _plain(setting.get(values)),
+                "source": values.sources[setting.key],
+                "variable": setting.variable,
+                "help": setting.explained,
+            }
+            for setting in SETTINGS
+        }
+        shown.as_json(document | {"token": token, "ignored": list(values.ignored)})
+        return
+    rows = [
+        (setting.key, _text(setting.get(values)), values.sources[setting.key], setting.explained)
+        for setting in SETTINGS
+    ]
+    shown.table(("setting", "value", "from", ""), [*rows, ("token", token, "", "")])
+    for name in values.ignored:
+        click.echo(f"{name} is set, but no setting of that name exists", err=True)
+
+
+def _has_token(values: object) -> bool:
+    source = getattr(values, "token", None)
+    return source is not None and (source.value is not None or source.path is not None)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ":".join(value) if isinstance(value, tuple) else str(value)
+
+
+@click.command()
+@words.service_options()
+@words.cache_options()
+@words.set_option()
+@words.json_option()
+def doctor(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Say what stands in the way on this machine, and what to do about it.
+
+    The exit status is 1 if something does.
+
+    \b
+    Examples:
+      artifactfs doctor
+      artifactfs doctor --url https://dev.computalot.com
+    """
+    terminal = shown.console()
+
+    def tell(check: assembly.Check) -> None:
+        if as_json:
+            return
+        terminal.print(
+            Text(f"{check.state:4} ", _COLOURS[check.state]),
+            Text(f"{check.name:12} {shown.plain(check.detail)}"),
+            sep="",
+            soft_wrap=True,
+        )
+        if check.remedy:
+            terminal.print(Text(f"{'':17} → {shown.plain(check.remedy)}"), soft_wrap=True)
+
+    checks = assembly.doctor(words.config_of(options, **flags), tell)
+    if as_json:
+        shown.as_json(
+            [
+                {"name": one.name, "state": one.state, "detail": one.detail, "remedy": one.remedy}
+                for one in checks
+            ]
+        )
+    if any(check.state == "fail" for check in checks):
+        raise click.exceptions.Exit(FAILED)

@@ -1,0 +1,76 @@
+"""Errors as one line with a remedy, and exit statuses that scripts can use."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from artifactfs.errors import ArtifactfsError, ConfigError
+
+FAILED = 1
+WRONG_WORDS = 2
+NOT_ALL_UPLOADED = 3
+INTERRUPTED = 130
+
+_log = logging.getLogger(__name__)
+
+
+class Unfinished(click.ClickException):
+    """Something is still to be uploaded, or cannot be."""
+
+    exit_code = NOT_ALL_UPLOADED
+
+
+def line_of(error: BaseException) -> str:
+    """One line: what happened, and what to do."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        text = f"{where}{error.strerror}"
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split())
+
+
+def say(text: str) -> None:
+    """A line on standard error."""
+    click.echo(f"artifactfs: {text}", err=True)
+
+
+def run(command: click.Command, words: Sequence[str], name: str) -> int:
+    """Run a command and return its exit status; errors become one line, never a traceback."""
+    try:
+        command.main(args=list(words), prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as left:
+        return left.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except click.UsageError as error:
+        hint = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+        say(f"{' '.join(error.format_message().split())}{hint}")
+        return WRONG_WORDS
+    except click.ClickException as error:
+        say(error.format_message())
+        return error.exit_code
+    except ConfigError as error:
+        say(line_of(error))
+        return WRONG_WORDS
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ArtifactfsError, OSError) as error:
+        say(line_of(error))
+        _log.debug("why", exc_info=error)
+        return FAILED
+    except Exception as error:
+        say(f"this should not have happened: {type(error).__name__}: {line_of(error)}")
+        _log.debug("why", exc_info=error)
+        if logging.getLogger().isEnabledFor(logging.DEBUG):
+            raise
+        return FAILED
+    return 0

@@ -1,0 +1,108 @@
+"""A mount that runs, as its own files show it.
+
+Commands speak to a mount through the mount: they read ``.artifactfs/`` and set extended attributes.
+So they work wherever the mount is visible, in a container as well, and need no socket and no rights
+of their own. A mount can be dead or stuck; whatever touches it here does so on a thread that is
+left behind when it does not come back in time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from artifactfs import assembly
+from artifactfs.errors import MountError
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0
+PREFIX = "user.artifactfs."
+
+
+def within(seconds: float, act: Callable[[], T], what: str) -> T:
+    """The result of `act`, or `MountError` if it does not come in time."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(act())
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise MountError(
+            f"{what} does not answer", remedy="`artifactfs unmount --force` ends a stuck mount"
+        )
+    return outcome[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """One mount."""
+
+    mountpoint: Path
+
+    @classmethod
+    def at(cls, path: Path | None) -> Running:
+        """The mount at or above `path`, or the only one there is. Raises `MountError`."""
+        mounts = assembly.mounts()
+        if path is None:
+            if len(mounts) == 1:
+                return cls(mounts[0].mountpoint)
+            if not mounts:
+                raise MountError("nothing is mounted", remedy="artifactfs mount MOUNTPOINT")
+            names = ", ".join(str(one.mountpoint) for one in mounts)
+            raise MountError(f"several are mounted: {names}", remedy="say which one")
+        location = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would touch the mount
+        points = {one.mountpoint for one in mounts}
+        for candidate in (location, *location.parents):
+            if candidate in points:
+                return cls(candidate)
+        real = Path(os.path.realpath(location))
+        for candidate in (real, *real.parents):
+            if candidate in points:
+                return cls(candidate)
+        raise MountError(f"{path} is not a mount of artifactfs")
+
+    def _read(self, name: str) -> Any:
+        path = self.mountpoint / ".artifactfs" / name
+        try:
+            text = within(ANSWER_S, path.read_text, str(self.mountpoint))
+            return json.loads(text)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise MountError(
+                f"{self.mountpoint} does not answer: {reason}",
+                remedy=f"artifactfs unmount {self.mountpoint}, then mount again",
+            ) from error
+
+    def status(self) -> dict[str, Any]:
+        """What ``status.json`` says."""
+        document: dict[str, Any] = self._read("status.json")
+        return document
+
+    def uploads(self) -> list[dict[str, Any]]:
+        """What ``uploads.json`` says."""
+        uploads: list[dict[str, Any]] = self._read("uploads.json")["uploads"]
+        return uploads
+
+    def command(self, path: Path, name: str, value: bytes = b"1") -> None:
+        """Carry out a command that is spelled as an attribute."""
+        within(600.0, lambda: os.setxattr(path, PREFIX + name, value), str(self.mountpoint))
+
+
+def is_on_its_way(upload: dict[str, Any]) -> bool:
+    """Whether an upload will end without anybody doing anything."""
+    return upload["state"] in ("queued", "hashing", "uploading") and not upload["waits_for_name"]

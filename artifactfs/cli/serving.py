@@ -1,0 +1,145 @@
+"""``serve`` and ``demo``: a service on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from artifactfs.cli.logs import log_to_terminal
+from artifactfs.config import load
+from artifactfs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from artifactfs.controller.testing import LocalController
+
+DEMO_FILES = {
+    "hello.txt": "Hello from artifactfs.\n",
+    "results/a.csv": "n,square\n" + "".join(f"{n},{n * n}\n" for n in range(1000)),
+}
+
+
+def _need_server() -> None:
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ConfigError(
+            "the embedded service needs aiohttp", remedy="pip install 'artifactfs[server]'"
+        )
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8480, show_default=True, help="The port; 0 is any free one.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("artifactfs-service"),
+    show_default=True,
+    help="Where everything is kept.",
+)
+def serve(host: str, port: int, data: Path) -> None:
+    """Run a service on this machine, for tests, demonstrations and small teams.
+
+    Its token is ARTIFACTFS_TOKEN, or one that it makes and writes to DATA/token. When it answers it
+    prints one line with its URL; Ctrl-C ends it.
+
+    \b
+    Examples:
+      artifactfs serve --data /srv/artifacts
+      ARTIFACTFS_TOKEN=flk_secret artifactfs serve --host 0.0.0.0 --port 8480
+    """
+    _need_server()
+    from artifactfs.controller import Options, serve
+
+    config = load()
+    log_to_terminal(config)
+    token = config.token.value.reveal() if config.token.value is not None else None
+    serve(Options(data.absolute(), host, port, token))
+
+
+@click.command()
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--exit", "leave", is_flag=True, help="Undo everything at once, to see that it works."
+)
+def demo(mountpoint: Path | None, leave: bool) -> None:
+    """Start a service with a few artifacts, mount it, and show what to try.
+
+    Everything lies in a temporary directory; Ctrl-C unmounts and removes all of it.
+
+    \b
+    Examples:
+      artifactfs demo
+      artifactfs demo ~/demo
+      artifactfs demo --exit
+    """
+    _need_server()
+    from artifactfs.controller.testing import LocalController
+
+    ended = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        _ = number, frame
+        ended.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    home = Path(tempfile.mkdtemp(prefix="artifactfs-demo-"))
+    try:
+        with LocalController(home / "service") as service:
+            made = [{"filename": name, "text": text} for name, text in DEMO_FILES.items()]
+            service.dev("artifacts", {"artifacts": made})
+            place = mountpoint or home / "artifacts"
+            place.mkdir(exist_ok=True)
+            with _mounted(home, service, place):
+                click.echo(_introduction(place))
+                if not leave:
+                    ended.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _mounted(home: Path, service: LocalController, place: Path) -> Iterator[None]:
+    environment = os.environ | {
+        "ARTIFACTFS_URL": service.url,
+        "ARTIFACTFS_TOKEN": service.token,
+        "ARTIFACTFS_CACHE_DIR": str(home / "cache"),
+        "ARTIFACTFS_STATE_DIR": str(home / "state"),
+    }
+
+    def command(*words: str) -> None:
+        done = subprocess.run(  # noqa: S603 - this very program
+            [sys.executable, "-m", "artifactfs", *words, str(place)], env=environment, check=False
+        )
+        if done.returncode:
+            raise click.exceptions.Exit(done.returncode)
+
+    command("mount")
+    try:
+        yield
+    finally:
+        command("unmount", "--timeout", "10")
+
+
+def _introduction(place: Path) -> str:
+    return f"""A service runs on this machine, and its artifacts are mounted at {place}
+
+  ls -l {place}/artifacts
+  head {place}/artifacts/results/a.csv
+  cp SOMETHING {place}/drop/
+  artifactfs status {place}
+
+Ctrl-C ends the demo and removes everything it made."""
