@@ -43,7 +43,7 @@ from artifactfs.cache.grains import (
 )
 from artifactfs.cache.places import Place, write_whole
 from artifactfs.cache.window import Window
-from artifactfs.errors import ContentMismatch, TimedOut
+from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
 from artifactfs.spans import Span
 
 Done = Callable[[BaseException | None], None]
@@ -407,8 +407,14 @@ class Shared:
         if complete:
             self._flights.verify(self)
 
-    def landed(self, span: Span, error: BaseException | None) -> None:
-        """A flight is over: what it has not brought is free again; who waited for it is told."""
+    def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
+        """A flight is over: what it has not brought is free again; who waited for it is told.
+
+        One that was cut off because nobody had the content open is no error to who has opened it
+        since: unless it is `final`, it is flown again.
+        """
+        if isinstance(error, Cancelled) and not final:
+            error = None
         first, stop = grains_of(span)
         told: list[Waiter] = []
         again: list[tuple[Span, bool]] = []

@@ -60,12 +60,18 @@ class _Order:
 
 
 class FlightCrew:
-    """The fetching threads and the verifying one. `_changed`'s lock guards the two queues."""
+    """The fetching threads and the verifying one. `_lock` guards the two queues.
+
+    Each kind of thread has a condition of its own: one that were woken for the other's work would
+    swallow the notification.
+    """
 
     def __init__(self, source: Source, connections: int, deadline_s: float) -> None:
         self._source = source
         self._deadline_s = deadline_s
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._to_fly = threading.Condition(self._lock)
+        self._to_check = threading.Condition(self._lock)
         self._queue: list[tuple[_Order, Shared, Span]] = []
         self._to_verify: list[Shared] = []
         self._numbers = itertools.count()
@@ -84,14 +90,15 @@ class FlightCrew:
 
     def close(self) -> None:
         """End what is under way and the threads, for a bounded time."""
-        with self._changed:
+        with self._lock:
             self._closing = True
             queue, self._queue = self._queue, []
             self._to_verify.clear()
-            self._changed.notify_all()
+            self._to_fly.notify_all()
+            self._to_check.notify_all()
         self._ended.set()
         for _, shared, span in queue:
-            shared.landed(span, Cancelled("the mount is ending"))
+            shared.landed(span, Cancelled("the mount is ending"), final=True)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_S)
@@ -104,28 +111,28 @@ class FlightCrew:
             stop = min(span.stop, (start // FLIGHT_BYTES + 1) * FLIGHT_BYTES)
             spans.append(Span(start, stop))
             start = stop
-        with self._changed:
+        with self._lock:
             closing = self._closing
             if not closing:
                 for one in spans:
                     order = _Order(0 if urgent else 1, next(self._numbers))
                     heapq.heappush(self._queue, (order, shared, one))
-                self._changed.notify(len(spans))
+                self._to_fly.notify(len(spans))
         if closing:
-            shared.landed(span, Cancelled("the mount is ending"))
+            shared.landed(span, Cancelled("the mount is ending"), final=True)
 
     def verify(self, shared: Shared) -> None:
         """Compare the whole with its SHA-256, in the background."""
-        with self._changed:
+        with self._lock:
             if shared.needs_check and shared not in self._to_verify and not self._closing:
                 self._to_verify.append(shared)
-                self._changed.notify_all()
+                self._to_check.notify()
 
     def _fly(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._queue and not self._closing:
-                    self._changed.wait()
+                    self._to_fly.wait()
                 if self._closing:
                     return
                 _, shared, span = heapq.heappop(self._queue)
@@ -153,15 +160,15 @@ class FlightCrew:
         except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
             error = caught
         try:
-            shared.landed(span, error)
+            shared.landed(span, error, final=self._ended.is_set())
         except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
             _log.exception("a reader of %s could not be told", shared.artifact.id)
 
     def _check(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
                 while not self._to_verify and not self._closing:
-                    self._changed.wait()
+                    self._to_check.wait()
                 if self._closing:
                     return
                 shared = self._to_verify[0]
@@ -171,7 +178,7 @@ class FlightCrew:
                     shared.verified(right)
             except Exception:  # noqa: BLE001 - a thread that ends would verify nothing more
                 _log.exception("%s could not be verified", shared.artifact.id)
-            with self._changed:
+            with self._lock:
                 if shared in self._to_verify:
                     self._to_verify.remove(shared)
 

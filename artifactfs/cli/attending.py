@@ -167,7 +167,9 @@ def refresh(mountpoint: Path | None) -> None:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[MOUNTPOINT|FILE]…")
+@click.argument(
+    "paths", nargs=-1, type=click.Path(path_type=Path, readable=False), metavar="[MOUNTPOINT|FILE]…"
+)
 def retry(paths: tuple[Path, ...]) -> None:
     """Upload again what has failed or was interrupted.
 
@@ -187,7 +189,7 @@ def retry(paths: tuple[Path, ...]) -> None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 def pin(files: tuple[Path, ...]) -> None:
     """Fetch files whole and keep them cached.
 
@@ -200,7 +202,7 @@ def pin(files: tuple[Path, ...]) -> None:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 def unpin(files: tuple[Path, ...]) -> None:
     """Let pinned files leave the cache again when room is needed.
 

@@ -43,9 +43,7 @@ def say(text: str) -> None:
 def run(command: click.Command, words: Sequence[str], name: str) -> int:
     """Run a command and return its exit status; errors become one line, never a traceback."""
     try:
-        command.main(args=list(words), prog_name=name, standalone_mode=False)
-    except click.exceptions.Exit as left:
-        return left.exit_code
+        left = command.main(args=list(words), prog_name=name, standalone_mode=False)
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         return INTERRUPTED
@@ -73,4 +71,4 @@ def run(command: click.Command, words: Sequence[str], name: str) -> int:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
         return FAILED
-    return 0
+    return left if isinstance(left, int) else 0

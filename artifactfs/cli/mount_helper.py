@@ -37,7 +37,7 @@ def is_generic(option: str) -> bool:
 
 @click.command()
 @click.argument("source")
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
 @click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Settings, by their keys.")
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Only check the words.")

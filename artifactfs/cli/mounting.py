@@ -25,7 +25,7 @@ LEAVE_S = 30.0
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path, readable=False))
 @words.service_options()
 @words.cache_options()
 @click.option("--fuse", metavar="BINDING", help="native, fusepy or auto (default).")
@@ -70,7 +70,7 @@ def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path))
+@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
 @click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
 @click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
 def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
@@ -90,10 +90,11 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     if mounted is None:
         raise MountError(f"{mountpoint} is not mounted")
     if force:
-        with contextlib.suppress(ArtifactfsError, OSError):
-            assembly.unmount(location, lazy=True)
+        # Aborted first: what is not in the mount table any more has no connection to abort.
         with contextlib.suppress(ArtifactfsError, OSError):
             assembly.abort(mounted)
+        with contextlib.suppress(ArtifactfsError, OSError):
+            assembly.unmount(location, lazy=True)
         if assembly.find_mount(location) is not None:
             raise MountError(f"{mountpoint} could not be unmounted")
         return

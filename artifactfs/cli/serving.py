@@ -69,7 +69,7 @@ def serve(host: str, port: int, data: Path) -> None:
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path(path_type=Path))
+@click.argument("mountpoint", required=False, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--exit", "leave", is_flag=True, help="Undo everything at once, to see that it works."
 )

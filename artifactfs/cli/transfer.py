@@ -165,7 +165,7 @@ def _whole(target: Path) -> Iterator[BinaryIO]:
 
 
 @click.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option("--name", metavar="N", help="The artifact's name; for one file.")
 @click.option("--url", "external", metavar="URL", help="A reference to this URL instead of a file.")
 @click.option("-r", "--recursive", is_flag=True, help="Directories too, as dir/file.")

@@ -86,5 +86,8 @@ def config_of(options: tuple[str, ...] = (), **flags: Any) -> Config:
 def mountpoint_argument(*, required: bool = False) -> Callable[[F], F]:
     """The mount that is meant; without it the only one there is."""
     return click.argument(
-        "mountpoint", required=required, type=click.Path(path_type=Path), metavar="[MOUNTPOINT]"
+        "mountpoint",
+        required=required,
+        type=click.Path(path_type=Path, readable=False),
+        metavar="[MOUNTPOINT]",
     )

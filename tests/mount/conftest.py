@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import requests
+
 from artifactfs.controller.testing import LocalController
 
 BINDINGS = ("fusepy", "native")
@@ -148,7 +149,8 @@ class UserMount:
         return done
 
     def mount(self, *words: str) -> None:
-        self.path.mkdir(exist_ok=True)
+        with contextlib.suppress(OSError):  # a stale mount is there and cannot be looked at
+            self.path.mkdir()
         options = [f"{key}={value}" for key, value in self.settings.items()]
         flags = ["-o", ",".join(options)] if options else []
         self.command("mount", *flags, *words, self.path)

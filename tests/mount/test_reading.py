@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from .conftest import ServiceClient, UserMount, sha256
+from .conftest import ServiceClient, UserMount, sha256, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -166,6 +167,8 @@ def test_two_artifacts_of_one_name_and_one_name_of_one_content(
     mounted: UserMount, service: ServiceClient
 ) -> None:
     service.upload("same.txt", b"old")
+    second = int(time.time())
+    wait_until(lambda: int(time.time()) > second, 5, "times of the service count in seconds")
     service.upload("same.txt", b"new")
     service.upload("same.txt", b"new")
     directory = mounted.path / "artifacts"
