@@ -22,8 +22,6 @@ from urllib.parse import urlsplit
 
 PIECE = 64 * 1024
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"}
-    {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"}
-)
 
 
 @dataclass
