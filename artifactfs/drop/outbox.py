@@ -37,7 +37,7 @@ from artifactfs.drop.states import PENDING, Entry, Folder, State
 from artifactfs.drop.uploader import Uploader, Uploads
 from artifactfs.drop.view import View
 from artifactfs.drop.worker import Work, Worker
-from artifactfs.errors import NotUploaded, SpoolFull, TimedOut
+from artifactfs.errors import DropError, NotUploaded, SpoolFull, TimedOut
 
 RENAME_NOREPLACE = 1
 EMPTY_FOLDER_S = 3.0
@@ -90,6 +90,7 @@ class Outbox:
         self._uploader = Uploader(uploads, upload, clock=clock)
         self._worker = Worker(self, self._uploader, known, on_uploaded, clock, upload.connections)
         self._ended = threading.Event()
+        self._closed = False
         self._sweeper = threading.Thread(target=self._sweep, name="drop", daemon=True)
         self._slot: Slot | None = None
         self._journal_or_none: Journal | None = None
@@ -120,10 +121,12 @@ class Outbox:
             self._sweeper.join(timeout_s)
         with self._settled:
             self._settled.notify_all()
-        if self._journal_or_none is not None:
-            self._journal_or_none.close()
-        if self._slot is not None:
-            self._slot.close()
+        with self._changing:
+            self._closed = True
+            if self._journal_or_none is not None:
+                self._journal_or_none.close()
+            if self._slot is not None:
+                self._slot.close()
 
     @property
     def _journal(self) -> Journal:
@@ -505,6 +508,8 @@ class Outbox:
             entry = self._view.by_id(entry_id)
             if entry is None or entry.state not in (State.WRITING, State.INTERRUPTED):
                 return
+            if self._closed:
+                raise DropError("the mount has ended", remedy="mount again")
             changed = dataclasses.replace(
                 entry,
                 state=State.INTERRUPTED if killed else State.WRITING,
@@ -528,6 +533,8 @@ class Outbox:
             busy = spooled is not None and spooled.writers and not self._drop.sync
             if entry is None or entry.state is not State.WRITING or not entry.closed or busy:
                 return
+            if self._closed:
+                return
             self._journal.move(entry, State.QUEUED)
             self._refresh(entry_id)
         self._told(entry.path)
@@ -542,6 +549,8 @@ class Outbox:
             self._open.pop(entry_id, None)
             self._view.set_live(entry_id, None)
             spooled.close()
+            if self._closed:
+                return
             if self._view.by_id(entry_id) is None:
                 self._journal.remove(entry_id)
                 self._discard(dataclasses.replace(spooled.entry, size_bytes=spooled.size_bytes))

@@ -41,7 +41,11 @@ class UploadsApi:
         progress: Progress | None = None,
         cancelled: threading.Event | None = None,
     ) -> Artifact:
-        """POST /artifacts: one request, the answer is the artifact."""
+        """POST /artifacts: one request, the answer is the artifact.
+
+        It is not repeated here: where the answer was lost the artifact may be there, and whoever
+        tries again should ask by `start_direct` first.
+        """
         headers: dict[str, str | bytes] = {
             "Content-Type": "application/octet-stream",
             "X-Artifact-Filename": header_filename(filename).encode("latin-1"),
@@ -54,6 +58,7 @@ class UploadsApi:
             progress,
             cancelled,
             token=True,
+            deadline_s=0.0,
         )[0]
         return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
 
@@ -172,6 +177,7 @@ class UploadsApi:
         cancelled: threading.Event | None,
         *,
         token: bool = False,
+        deadline_s: float | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         def attempt() -> tuple[bytes, Mapping[str, str]]:
             length = {"Content-Length": str(source.size_bytes)}
@@ -184,4 +190,4 @@ class UploadsApi:
             ) as response:
                 return response.raw.read(MOST_ANSWER_BYTES), response.headers
 
-        return self._session.run(attempt, cancelled=cancelled)
+        return self._session.run(attempt, cancelled=cancelled, deadline_s=deadline_s)

@@ -1,0 +1,468 @@
+"""The outbox against the real service: what is closed arrives once, whatever happens between."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from artifactfs.artifact import Artifact
+from artifactfs.config import DropConfig, HttpConfig, SpoolConfig, UploadConfig
+from artifactfs.controller.testing import LocalController
+from artifactfs.drop import Entry, Outbox, State
+from artifactfs.errors import SpoolFull
+from artifactfs.remote import Service
+from artifactfs.token import Secret, TokenSource
+from tests.faults import FaultProxy, eventually
+
+HTTP = HttpConfig(connect_timeout_s=1, timeout_s=5, retry_for_s=0.5)
+
+
+class Bench:
+    """One spool, opened as often as a test likes, over one service behind a proxy."""
+
+    def __init__(self, directory: Path, url: str, token: str) -> None:
+        self.directory = directory
+        self.service = Service(url, TokenSource("test", value=Secret(token)), HTTP)
+        self.upload = UploadConfig(controller_max_bytes=1 << 20, multipart_min_bytes=5 << 20)
+        self.drop = DropConfig(linger_s=3600)
+        self.spool = SpoolConfig()
+        self.killed = False
+        self.adopted: list[tuple[str, bytes]] = []
+        self.open: list[Outbox] = []
+
+    def outbox(self) -> Outbox:
+        made = Outbox(
+            self.directory,
+            self.service.uploads,
+            origin=self.service.origin,
+            upload=self.upload,
+            drop=self.drop,
+            spool=self.spool,
+            known=lambda digest: None,
+            on_uploaded=self._adopt,
+            was_killed=lambda pid: self.killed,
+        )
+        made.start()
+        self.open.append(made)
+        return made
+
+    def _adopt(self, artifact: Artifact, path: Path) -> None:
+        self.adopted.append((artifact.filename, path.read_bytes()))
+
+    def close(self, outbox: Outbox) -> None:
+        self.open.remove(outbox)
+        outbox.close()
+
+    def listed(self) -> dict[str, str | None]:
+        artifacts = list(self.service.artifacts.list())
+        names = {one.filename: one.sha256 for one in artifacts}
+        assert len(names) == len(artifacts), "something arrived twice"
+        return names
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[LocalController]:
+    with LocalController(tmp_path / "service", part_size=5 << 20) as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(controller: LocalController) -> Iterator[FaultProxy]:
+    with FaultProxy(controller.url) as running:
+        yield running
+
+
+@pytest.fixture
+def bench(tmp_path: Path, proxy: FaultProxy, controller: LocalController) -> Iterator[Bench]:
+    made = Bench(tmp_path / "spool", proxy.url, controller.token)
+    try:
+        yield made
+    finally:
+        for outbox in made.open:
+            outbox.close()
+        made.service.close()
+
+
+def write(outbox: Outbox, path: str, data: bytes) -> None:
+    file = outbox.create(path, 0o644)
+    file.write(0, data)
+    file.flush(os.getpid())
+    file.release()
+
+
+def entry(outbox: Outbox, path: str) -> Entry:
+    found = outbox.find(path)
+    assert isinstance(found, Entry)
+    return found
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 5 << 20, (10 << 20) + 1])
+def test_a_file_arrives_with_its_hash_whatever_way_its_size_takes(bench: Bench, size: int) -> None:
+    outbox = bench.outbox()
+    data = os.urandom(size)
+    write(outbox, "file.bin", data)
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"file.bin": digest(data)}
+    assert bench.adopted == [("file.bin", data)]
+    assert entry(outbox, "file.bin").state is State.UPLOADED
+
+
+def test_what_is_written_out_of_order_is_hashed_again(bench: Bench) -> None:
+    outbox = bench.outbox()
+    file = outbox.create("scattered", 0o644)
+    file.write(100, b"end")
+    file.write(0, b"start")
+    file.truncate(50)
+    file.write(10, b"middle")
+    file.flush(0)
+    expected = file.read(0, 1000)
+    file.release()
+    assert len(expected) == 50
+    assert outbox.wait(timeout_s=10) == []
+    assert bench.listed() == {"scattered": digest(expected)}
+
+
+def test_nothing_is_uploaded_before_it_is_closed(bench: Bench) -> None:
+    outbox = bench.outbox()
+    file = outbox.create("open", 0o644)
+    file.write(0, b"x")
+    assert [one.state for one in outbox.wait(timeout_s=0.2)] == [State.WRITING]
+    assert bench.listed() == {}
+    file.flush(0)
+    file.release()
+    assert outbox.wait(timeout_s=10) == []
+
+
+def test_a_killed_writers_file_waits_until_it_is_wanted(bench: Bench) -> None:
+    outbox = bench.outbox()
+    bench.killed = True
+    write(outbox, "torso", b"half")
+    assert entry(outbox, "torso").state is State.INTERRUPTED
+    assert [one.path for one in outbox.wait(timeout_s=0.2)] == ["torso"]
+    assert outbox.retry("torso") == 1
+    assert outbox.wait(timeout_s=10) == []
+    assert bench.listed() == {"torso": digest(b"half")}
+
+
+def test_an_interrupted_file_that_is_written_and_closed_properly_is_uploaded(bench: Bench) -> None:
+    outbox = bench.outbox()
+    bench.killed = True
+    write(outbox, "file", b"half")
+    bench.killed = False
+    file = outbox.open("file", os.O_WRONLY)
+    file.write(4, b" and half")
+    file.flush(0)
+    file.release()
+    assert outbox.wait(timeout_s=10) == []
+    assert bench.listed() == {"file": digest(b"half and half")}
+
+
+def test_what_was_closed_survives_a_crash(bench: Bench, controller: LocalController) -> None:
+    controller.stop()
+    outbox = bench.outbox()
+    for number in range(5):
+        write(outbox, f"file{number}", str(number).encode())
+    bench.close(outbox)
+    controller.start()
+    assert bench.outbox().wait(timeout_s=30) == []
+    assert bench.listed() == {f"file{n}": digest(str(n).encode()) for n in range(5)}
+
+
+def test_what_was_never_closed_is_interrupted_after_a_crash(bench: Bench) -> None:
+    outbox = bench.outbox()
+    file = outbox.create("open", 0o644)
+    file.write(0, b"partial")
+    bench.close(outbox)
+    again = bench.outbox()
+    found = entry(again, "open")
+    assert found.state is State.INTERRUPTED
+    reading = again.open("open", os.O_RDONLY)
+    assert reading.read(0, 100) == b"partial"
+    reading.release()
+    file.release()
+
+
+def test_a_rename_before_the_upload_renames_the_artifact(
+    bench: Bench, controller: LocalController
+) -> None:
+    controller.stop()
+    outbox = bench.outbox()
+    write(outbox, "a", b"x")
+    outbox.make_folder("dir", 0o755)
+    outbox.rename("a", "dir/b")
+    controller.start()
+    outbox.retry()
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"dir/b": digest(b"x")}
+
+
+def test_a_temporary_name_waits_for_its_rename(bench: Bench) -> None:
+    outbox = bench.outbox()
+    write(outbox, ".model.bin.aB3xYz", b"model")
+    assert [one.waits_for_name for one in outbox.wait(timeout_s=0.2)] == [True]
+    assert bench.listed() == {}
+    outbox.rename(".model.bin.aB3xYz", "model.bin")
+    assert outbox.wait(timeout_s=10) == []
+    assert bench.listed() == {"model.bin": digest(b"model")}
+
+
+def test_a_rename_over_a_file_replaces_it(bench: Bench, controller: LocalController) -> None:
+    controller.stop()
+    outbox = bench.outbox()
+    write(outbox, "target", b"old")
+    write(outbox, "new.tmp", b"new")
+    outbox.rename("new.tmp", "target")
+    assert [one.path for one in outbox.entries()] == ["target"]
+    controller.start()
+    outbox.retry()
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"target": digest(b"new")}
+
+
+def test_an_uploaded_file_that_is_renamed_is_uploaded_under_its_new_name(bench: Bench) -> None:
+    outbox = bench.outbox()
+    write(outbox, "download.bin", b"data")
+    assert outbox.wait(timeout_s=10) == []
+    outbox.rename("download.bin", "final.bin")
+    assert outbox.wait(timeout_s=10) == []
+    assert set(bench.listed()) == {"download.bin", "final.bin"}
+
+
+def test_an_unlinked_file_is_withdrawn_and_works_on_while_open(
+    bench: Bench, controller: LocalController
+) -> None:
+    controller.stop()
+    outbox = bench.outbox()
+    file = outbox.create("gone", 0o644)
+    file.write(0, b"still ")
+    outbox.unlink("gone")
+    file.write(6, b"here")
+    assert file.read(0, 100) == b"still here"
+    assert file.entry.size_bytes == 10
+    file.flush(0)
+    file.release()
+    assert outbox.entries() == []
+    assert not any((bench.directory).rglob("files/*"))
+
+
+def test_an_overwritten_upload_is_not_the_old_one(bench: Bench, proxy: FaultProxy) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/artifacts", delay_s=0.5)
+    write(outbox, "file", b"first")
+    eventually(lambda: entry(outbox, "file").state is State.UPLOADING)
+    file = outbox.open("file", os.O_WRONLY | os.O_TRUNC)
+    file.write(0, b"second")
+    file.flush(0)
+    file.release()
+    assert outbox.wait(timeout_s=30) == []
+    newest = next(one for one in bench.service.artifacts.list() if one.filename == "file")
+    assert newest.sha256 == digest(b"second")
+
+
+def test_writing_to_an_uploaded_file_leaves_the_cached_copy_alone(bench: Bench) -> None:
+    outbox = bench.outbox()
+    linked = bench.directory.parent / "cached"
+    bench._adopt = lambda artifact, path: os.link(path, linked)  # type: ignore[method-assign]
+    outbox.close()
+    bench.open.clear()
+    outbox = bench.outbox()
+    write(outbox, "file", b"original")
+    assert outbox.wait(timeout_s=10) == []
+    file = outbox.open("file", os.O_RDWR)
+    file.write(0, b"changed!")
+    assert linked.read_bytes() == b"original"
+    assert file.read(0, 10) == b"changed!"
+    file.flush(0)
+    file.release()
+
+
+def test_what_has_lingered_leaves_and_its_folder_with_it(bench: Bench) -> None:
+    bench.drop = replace(bench.drop, linger_s=0)
+    outbox = bench.outbox()
+    outbox.make_folder("made", 0o755)
+    outbox.make_folder("used", 0o755)
+    write(outbox, "used/file", b"x")
+    eventually(lambda: [one.path for one in outbox.children("")] == ["made"], 20)
+
+
+def test_a_full_spool_says_so_and_keeps_what_was_closed(bench: Bench) -> None:
+    bench.spool = SpoolConfig(max_size_bytes=1000)
+    bench.drop = replace(bench.drop, linger_s=3600)
+    outbox = bench.outbox()
+    write(outbox, "first", b"x" * 600)
+    file = outbox.create("second", 0o644)
+    with pytest.raises(SpoolFull):
+        file.write(0, b"y" * 600)
+    file.flush(0)
+    file.release()
+    outbox.unlink("second")
+    assert outbox.wait(timeout_s=10) == []
+    assert bench.listed() == {"first": digest(b"x" * 600)}
+    write(outbox, "third", b"z" * 300)
+
+
+def test_folders_behave_like_a_local_directory(bench: Bench) -> None:
+    outbox = bench.outbox()
+    outbox.make_folder("d", 0o755)
+    write(outbox, "d/f.tmp", b"x")
+
+    def refused(act: Callable[[], object]) -> int | None:
+        with pytest.raises(OSError) as caught:
+            act()
+        return caught.value.errno
+
+    assert refused(lambda: outbox.make_folder("d", 0o755)) == errno.EEXIST
+    assert refused(lambda: outbox.remove_folder("d")) == errno.ENOTEMPTY
+    assert refused(lambda: outbox.remove_folder("d/f.tmp")) == errno.ENOTDIR
+    assert refused(lambda: outbox.unlink("d")) == errno.EISDIR
+    assert refused(lambda: outbox.unlink("none")) == errno.ENOENT
+    assert refused(lambda: outbox.create("none/f", 0o644)) == errno.ENOENT
+    assert refused(lambda: outbox.create("d/f.tmp/g", 0o644)) == errno.ENOTDIR
+    assert refused(lambda: outbox.create("d/f.tmp", 0o644, exclusive=True)) == errno.EEXIST
+    assert refused(lambda: outbox.create("x" * 256, 0o644)) == errno.ENAMETOOLONG
+    assert refused(lambda: outbox.rename("d", "d/e", 0)) == errno.EINVAL
+    assert refused(lambda: outbox.rename("d/f.tmp", "d", 0)) == errno.EISDIR
+    outbox.rename("d", "e", 0)
+    assert [one.path for one in outbox.children("e")] == ["e/f.tmp"]
+    assert outbox.find("d") is None
+
+
+def test_names_that_are_not_utf8_are_kept(bench: Bench) -> None:
+    outbox = bench.outbox()
+    name = os.fsdecode(b"caf\xe9.bin")
+    write(outbox, name, b"x")
+    assert outbox.wait(timeout_s=10) == []
+    bench.close(outbox)
+    assert bench.outbox().find(name) is not None
+
+
+def test_two_outboxes_share_a_spool_and_the_next_takes_over_what_is_left(
+    bench: Bench, controller: LocalController
+) -> None:
+    controller.stop()
+    first, second = bench.outbox(), bench.outbox()
+    write(first, "one", b"1")
+    write(second, "two", b"2")
+    bench.close(first)
+    bench.close(second)
+    controller.start()
+    assert bench.outbox().wait(timeout_s=30) == []
+    assert bench.listed() == {"one": digest(b"1"), "two": digest(b"2")}
+
+
+def test_a_file_without_a_row_and_a_row_without_a_file_are_shown(
+    bench: Bench, controller: LocalController
+) -> None:
+    controller.stop()
+    outbox = bench.outbox()
+    write(outbox, "lost", b"x")
+    bench.close(outbox)
+    (files,) = bench.directory.glob("*/0/files")
+    next(files.iterdir()).unlink()
+    (files / "77").write_bytes(b"stray")
+    again = bench.outbox()
+    assert entry(again, "lost").state is State.FAILED
+    (stray,) = [one for one in again.entries() if one.path != "lost"]
+    assert stray.state is State.INTERRUPTED
+    assert stray.size_bytes == 5
+
+
+def test_a_lost_answer_does_not_double_the_upload(bench: Bench, proxy: FaultProxy) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/api/v1/artifacts", lose_answer=True)
+    write(outbox, "small", b"small")
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"small": digest(b"small")}
+
+
+def test_a_lost_completion_does_not_double_a_multipart_upload(
+    bench: Bench, proxy: FaultProxy
+) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/complete", lose_answer=True)
+    data = os.urandom(11 << 20)
+    write(outbox, "large", data)
+    assert outbox.wait(timeout_s=60) == []
+    assert bench.listed() == {"large": digest(data)}
+
+
+def test_an_expired_part_url_is_asked_for_again(bench: Bench, proxy: FaultProxy) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="PUT", path="/objects/parts/", status=403, times=2)
+    data = os.urandom(11 << 20)
+    write(outbox, "large", data)
+    assert outbox.wait(timeout_s=60) == []
+    assert bench.listed() == {"large": digest(data)}
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_without_direct_and_multipart_the_controller_takes_everything(
+    bench: Bench, proxy: FaultProxy, status: int
+) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/artifacts/direct", status=status, times=99)
+    proxy.break_with(method="POST", path="/artifacts/multipart", status=status, times=99)
+    data = os.urandom(6 << 20)
+    write(outbox, "file", data)
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"file": digest(data)}
+
+
+@pytest.mark.parametrize(("status", "words"), [(402, "no credits"), (403, "viewer"), (422, "no")])
+def test_a_refusal_stays_with_the_services_words_until_retried(
+    bench: Bench, proxy: FaultProxy, status: int, words: str
+) -> None:
+    outbox = bench.outbox()
+    body = f'{{"error": {{"message": "{words}"}}}}'.encode()
+    proxy.break_with(method="POST", path="/artifacts", status=status, body=body, times=1)
+    write(outbox, "file", b"x")
+    (failed,) = outbox.wait(timeout_s=10)
+    assert failed.state is State.FAILED
+    assert words in (failed.error or "")
+    assert outbox.retry() == 1
+    assert outbox.wait(timeout_s=10) == []
+
+
+def test_a_service_that_is_away_delays_and_loses_nothing(
+    bench: Bench, controller: LocalController
+) -> None:
+    outbox = bench.outbox()
+    controller.stop()
+    write(outbox, "file", b"x")
+    eventually(lambda: entry(outbox, "file").error is not None, 20)
+    assert entry(outbox, "file").state in (State.QUEUED, State.UPLOADING)
+    controller.start()
+    assert outbox.wait(timeout_s=60) == []
+    assert bench.listed() == {"file": digest(b"x")}
+
+
+def test_sync_makes_close_wait(bench: Bench) -> None:
+    bench.drop = replace(bench.drop, sync=True)
+    outbox = bench.outbox()
+    file = outbox.create("now", 0o644)
+    file.write(0, b"now")
+    file.flush(0)
+    assert bench.listed() == {"now": digest(b"now")}
+    file.release()
+
+
+def test_closing_is_quick_while_the_service_hangs(bench: Bench, proxy: FaultProxy) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/artifacts", delay_s=60, times=99)
+    write(outbox, "file", b"x")
+    eventually(lambda: entry(outbox, "file").state is State.UPLOADING)
+    bench.service.close()
+    started = time.monotonic()
+    bench.close(outbox)
+    assert time.monotonic() - started < 8
