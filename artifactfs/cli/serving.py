@@ -60,12 +60,12 @@ def serve(host: str, port: int, data: Path) -> None:
       ARTIFACTFS_TOKEN=flk_secret artifactfs serve --host 0.0.0.0 --port 8480
     """
     _need_server()
-    from artifactfs.controller import Options, serve
+    from artifactfs import controller
 
     config = load()
     log_to_terminal(config)
     token = config.token.value.reveal() if config.token.value is not None else None
-    serve(Options(data.absolute(), host, port, token))
+    controller.serve(host, port, data.absolute(), token=token)
 
 
 @click.command()

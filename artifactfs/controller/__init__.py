@@ -2,11 +2,22 @@
 
 It answers as the service's contract says, keeps contents by their SHA-256 in a directory with an
 index in SQLite, and is meant for tests, demonstrations and small teams, not for the internet.
-``app`` puts the calls together; ``artifacts``, ``uploads``, ``objects`` and ``jobs`` are the calls;
-``store`` keeps bytes, ``index`` everything else; ``accounts`` says who asks; ``signing`` makes the
-presigned URLs; ``serving`` runs it.
+
+    serving      runs it: lock, token, ports, the end          behaviour  what may be chosen
+    app          which URL is whose, how errors look           answers    errors, JSON
+    artifacts    list, get, post, references; expiry           records    artifacts in the index
+    uploads      direct and multipart uploads                  tickets    uploads in the index
+    objects      the object store: presigned PUT and GET       parts      uploads' files
+    jobs         jobs, tasks, outputs, results                 streams    server-sent events
+    playing      /_dev: what tests tell it to play             accounts   tokens and roles
+    receiving, sending   bytes in, bytes out                   store      contents on disk
+    ranges, filenames, signing, urls   pure                    index, workers   SQLite, threads
+
+One event loop answers; what may block runs in threads (``workers``). ``testing`` starts it in a
+process of its own.
 """
 
-from artifactfs.controller.serving import Options, serve
+from artifactfs.controller.behaviour import Behaviour
+from artifactfs.controller.serving import announce, serve
 
-__all__ = ["Options", "serve"]
+__all__ = ["Behaviour", "announce", "serve"]

@@ -4,42 +4,113 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from artifactfs.controller.app import Behaviour
-from artifactfs.controller.serving import Options, serve
-from artifactfs.errors import ArtifactfsError
+from artifactfs.controller.behaviour import Behaviour
+from artifactfs.controller.serving import serve
+from artifactfs.errors import ArtifactfsError, ConfigError
 
 
 def main() -> int:
     """Read the words and serve."""
-    parser = argparse.ArgumentParser(prog="artifactfs.controller", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="where everything is kept")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument("--token-file", type=Path, help="default: made, and kept in DATA/token")
-    parser.add_argument("--part-size", type=int, default=64 << 20, help="bytes")
-    parser.add_argument("--retention", type=float, default=7 * 86_400.0, help="seconds")
-    parser.add_argument("--url-lifetime", type=float, default=3600.0, help="seconds")
-    parser.add_argument("--upload-lifetime", type=float, default=86_400.0, help="seconds")
-    parser.add_argument("--redirect-downloads", action="store_true")
-    parser.add_argument("--download-base", help="a URL that serves DATA/blobs")
-    words = parser.parse_args()
-    behaviour = Behaviour(
-        part_size_bytes=words.part_size,
-        retention_s=words.retention,
-        url_lifetime_s=words.url_lifetime,
-        upload_lifetime_s=words.upload_lifetime,
-        redirect_downloads=words.redirect_downloads,
-        download_base=words.download_base,
-    )
-    token = words.token_file.read_text().strip() if words.token_file else None
+    words = vars(_parser().parse_args())
+    chosen = {field.name for field in fields(Behaviour)}
+    behaviour = Behaviour(**{key: value for key, value in words.items() if key in chosen})
     try:
-        serve(Options(words.data, words.host, words.port, token, behaviour))
+        serve(
+            words["host"],
+            words["port"],
+            words["data"],
+            token=_token(words["token_file"]),
+            behaviour=behaviour,
+            until_input_ends=words["until_input_ends"],
+        )
     except ArtifactfsError as error:
         print(f"artifactfs: {error}", file=sys.stderr)  # noqa: T201 - a program of its own
         return 1
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    usual = Behaviour()
+    parser = argparse.ArgumentParser(prog="artifactfs.controller", description=__doc__)
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="the directory where everything is kept")
+    add("--host", default="127.0.0.1")
+    add("--port", type=_number, default=0, help="0: any free one")
+    add("--token-file", type=Path, help="the token; without it one is made and kept in DATA/token")
+    add(
+        "--part-size",
+        dest="part_size_bytes",
+        metavar="BYTES",
+        type=_positive,
+        default=usual.part_size_bytes,
+        help="of multipart uploads",
+    )
+    for name, help_text in (
+        ("retention", "how long artifacts live"),
+        ("url-lifetime", "how long presigned URLs are good"),
+        ("upload-lifetime", "how long an upload may take"),
+        ("heartbeat", "between comments in a stream where nothing happens"),
+    ):
+        key = name.replace("-", "_") + "_s"
+        add(
+            f"--{name}",
+            dest=key,
+            metavar="SECONDS",
+            type=_seconds,
+            default=getattr(usual, key),
+            help=help_text,
+        )
+    add(
+        "--redirect-downloads",
+        action="store_true",
+        help="answer downloads by a presigned URL of the object store",
+    )
+    add(
+        "--download-base",
+        metavar="URL",
+        help="answer downloads by URL/<ab>/<sha256>, another server's URL of DATA/blobs",
+    )
+    add("--objects-port", type=_number, help="a port, and so an origin, for the object store")
+    add("--public-url", metavar="URL", help="what the service's own URLs begin with")
+    add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk")
+    add("--until-input-ends", action="store_true", help="end when standard input does")
+    return parser
+
+
+def _token(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the token file {path} cannot be read: {error}") from error
+    if not token:
+        raise ConfigError(f"the token file {path} is empty")
+    return token
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65_536:
+        raise ValueError
+    return number
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise ValueError
+    return seconds
 
 
 if __name__ == "__main__":

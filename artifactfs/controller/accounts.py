@@ -1,7 +1,9 @@
 """Who asks: tokens, accounts and roles.
 
-A token is known by its SHA-256 only. ``member`` may do everything in its account, ``viewer`` may
-read, ``dev`` is a member who may also use ``/api/v1/_dev/``.
+``member`` may do everything in its account, ``viewer`` may read, ``dev`` is a member who may also
+use ``/api/v1/_dev/``. The service's own token is a dev of the account ``default``; it is what the
+service was started with, and stands nowhere. Other tokens are added by ``_dev/tokens``; the index
+keeps their SHA-256 only, memory all of them.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from artifactfs.controller.answers import Refusal
+from artifactfs.controller.answers import Refusal, invalid
 from artifactfs.controller.index import Index
 
+ACCOUNT = "default"
 ROLES = ("member", "viewer", "dev")
 
 
@@ -35,10 +38,12 @@ class Caller:
         if self.role != "dev":
             raise Refusal(403, "forbidden", "only the service's own token may do this")
 
-
-def digest(token: str) -> str:
-    """What is kept of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    def owns(self, account: str, what: str) -> None:
+        """Raise `Refusal` if `what` belongs to another account."""
+        if self.account != account:
+            raise Refusal(
+                403, "forbidden", f"{what} belongs to another account", "use that account's token"
+            )
 
 
 def make_token() -> str:
@@ -47,33 +52,55 @@ def make_token() -> str:
 
 
 class Accounts:
-    """Finds the caller of a request."""
+    """Finds the caller of a request. The table of tokens is the event loop's."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, token: str) -> None:
         self._index = index
+        self._own = _digest(token)
+        self._callers: dict[str, Caller] = {}
 
-    def add(self, token: str, account: str, role: str) -> None:
-        """Let `token` act in `account`."""
+    def load(self) -> None:
+        """Read the tokens that were added before."""
+        for digest, account, role in self._index.few("SELECT digest, account, role FROM tokens"):
+            self._callers[digest] = Caller(account, role)
+        self._callers[self._own] = Caller(ACCOUNT, "dev")
+
+    async def add(self, token: str, account: str, role: str) -> None:
+        """Let `token` act in `account`. Raises `Refusal`."""
+        digest = _digest(token)
         if role not in ROLES:
-            raise Refusal(422, "invalid_field", f"role is one of {', '.join(ROLES)}")
-        self._index.write(
-            "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", (digest(token), account, role)
+            raise invalid(f"role is one of {', '.join(ROLES)}")
+        if digest == self._own:
+            raise invalid("the service's own token is what it is")
+        await self._index.execute(
+            "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", digest, account, role
         )
+        self._callers[digest] = Caller(account, role)
 
-    def remove(self, token: str) -> None:
-        """Forget `token`."""
-        self._index.write("DELETE FROM tokens WHERE digest = ?", (digest(token),))
+    async def remove(self, token: str) -> None:
+        """Forget `token`. Raises `Refusal` for the service's own."""
+        digest = _digest(token)
+        if digest == self._own:
+            raise invalid("the service's own token cannot be removed")
+        await self._index.execute("DELETE FROM tokens WHERE digest = ?", digest)
+        self._callers.pop(digest, None)
 
     def caller(self, request: web.Request) -> Caller:
         """Who asks. Raises `Refusal` 401."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        row = None
-        if scheme.lower() == "bearer" and token:
-            row = self._index.one(
-                "SELECT account, role FROM tokens WHERE digest = ?", (digest(token.strip()),)
-            )
-        if row is None:
+        caller = None
+        if scheme.lower() == "bearer":
+            caller = self._callers.get(_digest(token.strip()))
+        if caller is None:
             raise Refusal(
-                401, "unauthorized", "the token is missing or not valid", "check the token"
+                401,
+                "unauthorized",
+                "the token is missing or not valid",
+                "check the token",
+                headers={"WWW-Authenticate": "Bearer"},
             )
-        return Caller(*row)
+        return caller
+
+
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

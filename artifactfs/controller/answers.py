@@ -1,40 +1,97 @@
-"""Errors as the contract words them, and JSON in both directions."""
+"""Errors as the contract words them, and JSON in both directions.
+
+Every error of the service is a `Refusal`, or becomes one in ``app``: status, a code for programs,
+words and an action for people, in ``{"error": {…}}``.
+
+A client that asks ``Expect: 100-continue`` is told to go on when its body is wanted, not before, so
+that whoever is refused (no token, too large) has sent nothing.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
-MOST_BODY_BYTES = 512 << 20
+MOST_JSON_BYTES = 8 << 20
+WENT_ON = web.RequestKey("went_on", bool)
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class Refusal(Exception):
-    """An answer that is an error: `status`, a code for programs, words and an action for people."""
+    """An answer that is an error."""
 
-    def __init__(self, status: int, code: str, message: str, action: str = "") -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        action: str = "",
+        *,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.action = action
+        self.headers = dict(headers or {})
 
     def response(self) -> web.Response:
         """The answer."""
         body = {"code": self.code, "message": str(self), "recommended_action": self.action}
-        return web.json_response({"error": body}, status=self.status)
+        return web.json_response({"error": body}, status=self.status, headers=self.headers)
 
 
-def not_found(what: str) -> Refusal:
+def not_found(what: str, action: str = "") -> Refusal:
     """404."""
-    return Refusal(404, "not_found", f"{what} was not found")
+    return Refusal(404, "not_found", f"{what} was not found", action)
 
 
-async def json_body(request: web.Request) -> dict[str, Any]:
-    """The request's JSON object. Raises `Refusal` if it is none."""
+def invalid(message: str) -> Refusal:
+    """422 for a field that cannot be."""
+    return Refusal(422, "invalid_field", message, "correct the request")
+
+
+def storage_full() -> Refusal:
+    """507."""
+    return Refusal(507, "storage_full", "the service's disk is full", "try again later")
+
+
+async def wait_with_body(_: web.Request) -> None:
+    """What aiohttp calls for ``Expect``: nothing yet, see `go_on`."""
+
+
+def expects(request: web.Request) -> bool:
+    """Whether the client waits for leave to send its body, and has none yet."""
+    wanted = request.headers.get("Expect", "").lower() == "100-continue"
+    return wanted and request.version >= HttpVersion11 and not request.get(WENT_ON, False)
+
+
+def go_on(request: web.Request) -> None:
+    """Let the client send its body, if it waits for that. Before every reading of one."""
+    if expects(request) and request.transport is not None:
+        request[WENT_ON] = True
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def json_body(request: web.Request, most_bytes: int = MOST_JSON_BYTES) -> dict[str, Any]:
+    """The request's JSON object. Raises `Refusal` if it is none, or larger than `most_bytes`."""
+    too_large = Refusal(413, "too_large", f"a JSON body has {most_bytes} bytes at most")
+    if (request.content_length or 0) > most_bytes:
+        raise too_large
+    go_on(request)
+    body = bytearray()
+    async for piece in request.content.iter_any():
+        body += piece
+        if len(body) > most_bytes:
+            raise too_large
     try:
-        document = json.loads(await request.read() or b"{}")
+        document = json.loads(bytes(body) or b"{}")
     except (ValueError, RecursionError):
         raise Refusal(400, "invalid_json", "the body is not JSON") from None
     if not isinstance(document, dict):
@@ -42,12 +99,36 @@ async def json_body(request: web.Request) -> dict[str, Any]:
     return document
 
 
-def required(document: dict[str, Any], key: str, kind: type) -> Any:
+def required(document: Mapping[str, Any], key: str, kind: type) -> Any:
     """A field of the request. Raises `Refusal` that names it."""
     value = document.get(key)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise Refusal(422, "invalid_field", f"{key} is missing or is no {kind.__name__}")
+        raise invalid(f"{key} is missing or is no {kind.__name__}")
     return value
+
+
+def sha256_in(document: Mapping[str, Any]) -> str:
+    """The field ``sha256``. Raises `Refusal`."""
+    digest: str = required(document, "sha256", str).lower()
+    if not _HASH.fullmatch(digest):
+        raise invalid("sha256 is not 64 hex digits")
+    return digest
+
+
+def size_in(document: Mapping[str, Any]) -> int:
+    """The field ``size``, in bytes. Raises `Refusal`."""
+    size: int = required(document, "size", int)
+    if not 0 <= size < 1 << 62:
+        raise invalid("size is not a number of bytes")
+    return size
+
+
+def number_in(query: Mapping[str, str], key: str, default: int, least: int = 0) -> int:
+    """A whole number of a query string. Raises `Refusal`."""
+    text = query.get(key, str(default))
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
+        raise Refusal(400, "invalid_field", f"{key} is no number that can be")
+    return int(text)
 
 
 def iso(epoch_s: float) -> str:

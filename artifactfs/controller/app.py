@@ -1,92 +1,118 @@
-"""Puts the calls together: which URL is whose, who may ask, and how an error looks."""
+"""Puts the service together: who is made of whom, which URL is whose, and how an error looks."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
-import hashlib
+import errno
 import logging
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
 
 from artifactfs.controller.accounts import Accounts, Caller
-from artifactfs.controller.answers import Refusal, json_body, required
+from artifactfs.controller.answers import Refusal, expects, storage_full, wait_with_body
 from artifactfs.controller.artifacts import Artifacts
+from artifactfs.controller.behaviour import Behaviour
 from artifactfs.controller.index import Index
 from artifactfs.controller.jobs import Jobs
+from artifactfs.controller.objects import Objects
+from artifactfs.controller.parts import Parts
+from artifactfs.controller.playing import Playing
+from artifactfs.controller.receiving import TAKEN
+from artifactfs.controller.records import Records
 from artifactfs.controller.signing import Signer
-from artifactfs.controller.store import Received, Store
+from artifactfs.controller.store import Store
+from artifactfs.controller.streams import Streams
+from artifactfs.controller.tickets import Tickets
 from artifactfs.controller.uploads import Uploads
-
-ACCOUNT = "default"
+from artifactfs.controller.urls import Urls
+from artifactfs.controller.workers import Workers
 
 Call = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Behaviour:
-    """What may be chosen of how the service behaves."""
-
-    part_size_bytes: int = 64 << 20
-    retention_s: float = 7 * 86_400.0
-    url_lifetime_s: float = 3600.0
-    upload_lifetime_s: float = 86_400.0
-    redirect_downloads: bool = False
-    download_base: str | None = None
-
-
 class Controller:
-    """The service over one data directory. `app` is what aiohttp runs."""
+    """The service over one data directory. `app` is what aiohttp runs.
+
+    Made, and `start`ed, in the event loop that runs it.
+    """
 
     def __init__(self, directory: Path, token: str, secret: bytes, behaviour: Behaviour) -> None:
-        self._index = Index(directory / "index.sqlite")
-        self._store = Store(directory)
-        self._accounts = Accounts(self._index)
-        self._accounts.add(token, ACCOUNT, "dev")
+        self._workers = Workers()
+        self._index = Index(directory / "index.sqlite", sync=behaviour.sync)
+        self._accounts = Accounts(self._index, token)
+        self.urls = Urls(behaviour.public_url)
         signer = Signer(secret, behaviour.url_lifetime_s)
+        self._store = Store(directory, self._workers, sync=behaviour.sync)
+        records = Records(self._index, behaviour.retention_s)
         self._artifacts = Artifacts(
-            self._index,
-            self._store,
-            signer,
-            retention_s=behaviour.retention_s,
-            redirect=behaviour.redirect_downloads,
-            download_base=behaviour.download_base,
+            records, self._store, self._workers, signer, self.urls, behaviour
+        )
+        tickets = Tickets(self._index, behaviour.upload_lifetime_s)
+        self._parts = Parts(directory, self._store, self._workers, sync=behaviour.sync)
+        self._objects = Objects(
+            signer, self.urls, tickets, self._parts, records, self._artifacts, self._workers
         )
         self._uploads = Uploads(
-            self._index,
-            self._store,
-            signer,
+            tickets,
+            self._parts,
+            self._objects,
             self._artifacts,
+            records,
+            self._store,
             part_size_bytes=behaviour.part_size_bytes,
-            lifetime_s=behaviour.upload_lifetime_s,
         )
-        self._jobs = Jobs()
-        self.app = web.Application(middlewares=[_errors], client_max_size=512 << 20)
+        self._jobs = Jobs(self._index)
+        self._streams = Streams(self._index, self._jobs, behaviour.heartbeat_s)
+        self._playing = Playing(
+            self._accounts,
+            records,
+            self._artifacts,
+            self._jobs,
+            self._streams,
+            behaviour.retention_s,
+        )
+        self.app = web.Application(middlewares=[self._answer])
         self._routes()
 
-    def expire(self) -> None:
-        """Forget what is over."""
-        self._artifacts.expire()
-        self._uploads.expire()
+    def start(self) -> None:
+        """Make what is missing in the directory and read what was known before."""
+        self._store.prepare()
+        self._parts.prepare()
+        self._index.start()
+        self._accounts.load()
+        self._jobs.load()
+        self._streams.load()
 
-    async def close(self) -> None:
-        """End the streams and close the index."""
-        await self._jobs.close()
+    async def sweep(self) -> None:
+        """Throw away what a crash left that nobody refers to."""
+        await self._uploads.sweep()
+        await self._artifacts.sweep()
 
-    def close_index(self) -> None:
-        """Close the database, after the last request."""
+    async def clean(self) -> None:
+        """Forget what has expired."""
+        await self._artifacts.clean()
+        await self._uploads.expire()
+
+    async def stop(self) -> None:
+        """Have streams and bodies end, so that nothing keeps the server from ending."""
+        self._workers.stopping.set()
+        await self._streams.close()
+        await self._objects.close()
+
+    def close(self) -> None:
+        """Close the files, after the last request."""
+        self._workers.close()
         self._index.close()
 
     def _routes(self) -> None:
         artifacts, uploads, jobs = self._artifacts, self._uploads, self._jobs
+        streams, playing, objects = self._streams, self._playing, self._objects
         calls: list[tuple[str, str, Call]] = [
             ("GET", "artifacts", artifacts.list),
             ("POST", "artifacts", artifacts.post),
@@ -99,32 +125,53 @@ class Controller:
             ("POST", "artifacts/multipart/{id}/parts", uploads.part_urls),
             ("POST", "artifacts/multipart/{id}/complete", uploads.complete),
             ("GET", "artifacts/{id}", artifacts.get),
+            ("HEAD", "artifacts/{id}", artifacts.get),
             ("GET", "jobs", jobs.list),
-            ("GET", "jobs/watch", jobs.watch),
+            ("GET", "jobs/watch", streams.watch),
             ("GET", "jobs/{id}", jobs.get),
             ("GET", "jobs/{id}/tasks", jobs.tasks),
             ("GET", "jobs/{id}/output", jobs.output),
-            ("GET", "jobs/{id}/stream", jobs.stream),
+            ("GET", "jobs/{id}/stream", streams.job),
             ("GET", "results/{id}", jobs.result),
             ("GET", "projects", jobs.projects),
-            ("GET", "projects/{name}/stream", jobs.project),
-            ("POST", "_dev/artifacts", self._make_artifacts),
-            ("POST", "_dev/tokens", self._add_token),
-            ("DELETE", "_dev/tokens", self._remove_token),
-            ("POST", "_dev/jobs", jobs.put_job),
-            ("POST", "_dev/jobs/{id}", jobs.change_job),
-            ("POST", "_dev/jobs/{id}/tasks", jobs.change_task),
+            ("GET", "projects/{name}/stream", streams.project),
+            ("POST", "_dev/artifacts", playing.make_artifacts),
+            ("POST", "_dev/artifacts/{id}", playing.change_artifact),
+            ("POST", "_dev/clean", playing.clean),
+            ("POST", "_dev/tokens", playing.add_token),
+            ("DELETE", "_dev/tokens", playing.remove_token),
+            ("POST", "_dev/jobs", playing.put_job),
+            ("POST", "_dev/jobs/{id}", playing.change_job),
+            ("POST", "_dev/jobs/{id}/end", playing.end_job),
+            ("POST", "_dev/jobs/{id}/tasks", playing.change_tasks),
+            ("POST", "_dev/jobs/{id}/event", playing.event),
         ]
-        router = self.app.router
+        shown = [f"{method} /api/v1/{path}" for method, path, _ in calls if path[0] != "_"]
+
+        async def health(_: web.Request) -> web.Response:
+            return web.json_response({"status": "ok"})
+
+        async def about(_: web.Request) -> web.Response:
+            return web.json_response({"name": "artifactfs controller", "version": "v2"})
+
+        async def docs(_: web.Request) -> web.Response:
+            return web.json_response({"version": "v2", "calls": shown})
+
+        open_calls: list[tuple[str, str, Handler]] = [
+            ("GET", "/health", health),
+            ("GET", "/api/v1", about),
+            ("GET", "/api/v1/docs", docs),
+            ("PUT", "/objects/direct/{id}", objects.put_direct),
+            ("PUT", r"/objects/parts/{id}/{number:[0-9]{1,5}}", objects.put_part),
+            ("GET", "/objects/artifacts/{id}", objects.get_artifact),
+        ]
         for method, path, call in calls:
-            router.add_route(method, f"/api/v1/{path}", self._with_caller(call))
-        router.add_route("HEAD", "/api/v1/artifacts/{id}", self._with_caller(artifacts.get))
-        router.add_get("/health", _health)
-        router.add_get("/api/v1", _index_page)
-        router.add_get("/api/v1/docs", _index_page)
-        router.add_put("/objects/direct/{id}", uploads.put_direct)
-        router.add_put(r"/objects/parts/{id}/{number:\d+}", uploads.put_part)
-        router.add_get("/objects/blobs/{id}", uploads.get_blob)
+            self._route(method, f"/api/v1/{path}", self._with_caller(call))
+        for method, path, handler in open_calls:
+            self._route(method, path, handler)
+
+    def _route(self, method: str, path: str, handler: Handler) -> None:
+        self.app.router.add_route(method, path, handler, expect_handler=wait_with_body)
 
     def _with_caller(self, call: Call) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -132,83 +179,40 @@ class Controller:
 
         return handle
 
-    async def _make_artifacts(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        caller.may_direct()
-        made = []
-        for wanted in required(await json_body(request), "artifacts", list):
-            try:
-                if "filename_base64" in wanted:
-                    filename = base64.b64decode(wanted["filename_base64"], validate=True)
-                else:
-                    filename = str(wanted.get("filename", "")).encode("utf-8", "surrogatepass")
-                if "text" in wanted:
-                    content = str(wanted["text"]).encode()
-                else:
-                    content = base64.b64decode(wanted.get("content", ""), validate=True)
-            except (binascii.Error, TypeError, AttributeError):
-                raise Refusal(422, "invalid_field", "an artifact cannot be read") from None
-            sha256 = hashlib.sha256(content).hexdigest()
-            if not self._store.has(sha256):
-                path = self._store.path(sha256)
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                incoming = path.parent.parent.parent / "incoming" / sha256
-                incoming.write_bytes(content)
-                self._store.keep(Received(incoming, sha256, len(content)))
-            row = self._artifacts.add(
-                wanted.get("account", caller.account),
-                filename,
-                sha256=sha256,
-                size=len(content),
-                job_id=wanted.get("job_id"),
-                created=wanted.get("created", time.time()),
-            )
-            made.append(row.id)
-        return web.json_response({"ids": made}, status=201)
-
-    async def _add_token(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        caller.may_direct()
-        body = await json_body(request)
-        account = body.get("account", ACCOUNT)
-        self._accounts.add(required(body, "token", str), account, body.get("role", "member"))
-        return web.json_response({}, status=201)
-
-    async def _remove_token(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        caller.may_direct()
-        self._accounts.remove(required(await json_body(request), "token", str))
-        return web.Response(status=204)
-
-
-async def _health(_: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
-
-
-async def _index_page(_: web.Request) -> web.Response:
-    return web.json_response({"name": "artifactfs controller", "version": "v2"})
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error as the contract words it; what nobody foresaw as 500, in the log."""
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        answer = refusal.response()
-    except web.HTTPException as error:
-        if error.status < 400:
+    @web.middleware
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error as the contract words it, and the end of connections that are used up."""
+        try:
+            self.urls.check_origin(request)
+            response = await handler(request)
+        except ConnectionError:
             raise
-        code = (error.reason or "error").lower().replace(" ", "_")
-        answer = Refusal(
-            error.status, code, f"{request.method} {request.path}: {error.reason}"
-        ).response()
-    except ConnectionResetError:
-        raise
-    except Exception:  # noqa: BLE001 - the caller gets an answer whatever happened
-        _log.exception("%s %s", request.method, request.path)
-        answer = Refusal(500, "internal_error", "the service has made a mistake").response()
-    if request.can_read_body and not request.content.is_eof():
-        # The rest of the body would be read before the connection can serve again.
-        answer.force_close()
-        with contextlib.suppress(Exception):
-            if (request.content_length or 0) < 1 << 20:
-                await request.read()
-    return answer
+        except Exception as error:
+            if request.writer.output_size:
+                raise ConnectionAbortedError("an answer broke off") from error
+            response = refusal_of(request, error).response()
+        if expects(request):
+            # It was told the end without having been let go on: what comes next is not a body.
+            request.content.feed_eof()
+            response.force_close()
+        elif TAKEN in request:
+            response.force_close()
+        return response
+
+
+def refusal_of(request: web.BaseRequest, error: Exception) -> Refusal:
+    """The error as the contract words it; what nobody foresaw is 500 here, and in the log."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, web.HTTPException) and error.status >= 400:
+        code = error.reason.lower().replace(" ", "_").replace("'", "")
+        allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        words = f"{request.method} {request.path}: {error.reason}"
+        return Refusal(
+            error.status, code, words, "GET /api/v1/docs lists the calls", headers=allowed
+        )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        _log.error("%s %s: %s", request.method, request.path, error)
+        return storage_full()
+    _log.error("%s %s", request.method, request.path, exc_info=error)
+    return Refusal(500, "internal_error", "the service has made a mistake", "try again later")

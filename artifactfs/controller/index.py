@@ -1,15 +1,33 @@
 """What the service knows, in SQLite.
 
-One connection, used from the event loop's thread only; WAL, so that a crash leaves what was
-committed. Statements are small, so that nobody notices that they block.
+Three users of the file, each with a connection of its own:
+
+* the event loop looks up single rows (`one`, `few`): microseconds, from memory;
+* a thread reads what may be long (`many`): pages of the list;
+* one thread writes. Whoever wants a change hands in a function and waits; the writer runs all that
+  wait in one transaction, each in a savepoint, so that many small uploads share one fsync. A change
+  that was answered is on the disk: WAL with ``synchronous = FULL``.
+
+A function that raises undoes its own change only, and raises where it was handed in.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import queue
 import sqlite3
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Change = Callable[[sqlite3.Connection], T]
+
+MOST_TOGETHER = 256
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS tokens (
@@ -24,14 +42,19 @@ CREATE TABLE IF NOT EXISTS artifacts (
   sha256 TEXT,                      -- NULL: a reference whose content nobody has seen
   size INTEGER,
   filename BLOB NOT NULL,           -- bytes: may hold what is no text
-  content_type TEXT NOT NULL,
-  created REAL NOT NULL,            -- seconds since the epoch
-  expires REAL NOT NULL,
+  expires REAL NOT NULL,            -- seconds since the epoch
   external_url TEXT,
-  job_id TEXT
+  cleaned INTEGER NOT NULL DEFAULT 0,   -- 1: expired, and its content let go
+  document BLOB NOT NULL            -- the JSON that the list shows
 );
-CREATE INDEX IF NOT EXISTS by_content ON artifacts (account, sha256);
-CREATE INDEX IF NOT EXISTS by_expiry ON artifacts (expires);
+CREATE INDEX IF NOT EXISTS of_account ON artifacts (account, number);
+CREATE INDEX IF NOT EXISTS of_content ON artifacts (sha256, account);
+CREATE INDEX IF NOT EXISTS to_clean ON artifacts (expires) WHERE cleaned = 0;
+CREATE INDEX IF NOT EXISTS to_forget ON artifacts (expires) WHERE cleaned = 1;
+CREATE TABLE IF NOT EXISTS seeds (
+  sha256 TEXT PRIMARY KEY,          -- a content made by _dev that nobody has read yet
+  content BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS uploads (
   id TEXT PRIMARY KEY,              -- mpu_… of a multipart upload, art_… of a direct one
   artifact_id TEXT NOT NULL,
@@ -39,54 +62,164 @@ CREATE TABLE IF NOT EXISTS uploads (
   sha256 TEXT NOT NULL,
   size INTEGER NOT NULL,
   filename BLOB NOT NULL,
-  part_size INTEGER NOT NULL,       -- 0: a direct upload
+  part_size INTEGER NOT NULL,
   expires REAL NOT NULL,
-  completing INTEGER NOT NULL DEFAULT 0,
-  completed TEXT                    -- the artifact's id once it is complete
+  completed INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX IF NOT EXISTS by_end ON uploads (expires);
 CREATE TABLE IF NOT EXISTS parts (
   upload_id TEXT NOT NULL,
   number INTEGER NOT NULL,
   size INTEGER NOT NULL,
   etag TEXT NOT NULL,
+  place TEXT NOT NULL,              -- the file in the upload's directory that holds it
   PRIMARY KEY (upload_id, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS jobs (
+  number INTEGER PRIMARY KEY,       -- the order of the list, and its cursor
+  id TEXT NOT NULL UNIQUE,
+  account TEXT NOT NULL,
+  state TEXT NOT NULL               -- JSON: fields, output, result
 );
-CREATE TABLE IF NOT EXISTS secrets (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS tasks (
+  job_id TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  state TEXT NOT NULL,              -- JSON: fields, what the attempt before printed
+  PRIMARY KEY (job_id, task)
+);
+CREATE TABLE IF NOT EXISTS printed (
+  number INTEGER PRIMARY KEY,
+  job_id TEXT NOT NULL,
+  task INTEGER NOT NULL,
+  text TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS printed_by ON printed (job_id, task);
+CREATE TABLE IF NOT EXISTS events (
+  number INTEGER PRIMARY KEY,
+  job_id TEXT NOT NULL,
+  account TEXT NOT NULL,
+  project TEXT,
+  kind TEXT NOT NULL,
+  data TEXT NOT NULL
+);
+PRAGMA user_version = 1;
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    change: Change[Any]
+    answer: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+
 class Index:
-    """The database. For one thread."""
+    """The database. `one`, `few` and `write` are for the event loop's thread."""
 
-    def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
+    def __init__(self, path: Path, *, sync: bool = True) -> None:
+        self._path = path
+        self._sync = "FULL" if sync else "OFF"
+        self._wanted: queue.SimpleQueue[_Wanted | None] = queue.SimpleQueue()
+        self._reading = ThreadPoolExecutor(2, "index-reading", self._begin_reading)
+        self._own = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._writer = threading.Thread(target=self._write, name="index-writing")
+
+    def start(self) -> None:
+        """Open the file, make what is missing, start the writer. Raises `sqlite3.Error`."""
+        self._database = self._connect()
         self._database.executescript(SCHEMA)
-        self._database.execute("UPDATE uploads SET completing = 0")
+        self._writer.start()
 
-    def one(self, statement: str, values: Sequence[Any] = ()) -> Any:
+    def close(self) -> None:
+        """Write what waits and close the file."""
+        self._wanted.put(None)
+        self._writer.join()
+        self._reading.shutdown()
+        for reader in self._readers:
+            reader.close()
+        self._database.close()
+
+    def one(self, statement: str, *values: Any) -> Any:
         """The first row, or None."""
         return self._database.execute(statement, values).fetchone()
 
-    def all(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Every row."""
+    def few(self, statement: str, *values: Any) -> list[Any]:
+        """All rows, of which there are not many."""
         return self._database.execute(statement, values).fetchall()
 
-    def write(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """Change something; how many rows were."""
-        return self._database.execute(statement, values).rowcount
+    async def many(self, statement: str, *values: Any) -> list[Any]:
+        """All rows, however many, read in a thread."""
 
-    def write_many(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Change many rows in one transaction."""
-        self._database.execute("BEGIN")
+        def read() -> list[Any]:
+            found: list[Any] = self._own.reader.execute(statement, values).fetchall()
+            return found
+
+        return await asyncio.get_running_loop().run_in_executor(self._reading, read)
+
+    async def write(self, change: Change[T]) -> T:
+        """Run `change` in the writer's thread; it is on the disk when this returns."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        self._wanted.put(_Wanted(change, answer, loop))
+        return await answer
+
+    async def execute(self, statement: str, *values: Any) -> int:
+        """Change something by one statement; how many rows were."""
+        return await self.write(lambda database: database.execute(statement, values).rowcount)
+
+    def _connect(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(f"PRAGMA synchronous = {self._sync}")
+        database.execute("PRAGMA busy_timeout = 10000")
+        return database
+
+    def _begin_reading(self) -> None:
+        self._own.reader = self._connect()
+        self._readers.append(self._own.reader)
+
+    def _write(self) -> None:
+        with contextlib.closing(self._connect()) as database:
+            ending = False
+            while not ending:
+                taken = [self._wanted.get()]
+                with contextlib.suppress(queue.Empty):
+                    while len(taken) < MOST_TOGETHER:
+                        taken.append(self._wanted.get_nowait())
+                ending = None in taken
+                self._commit(database, [one for one in taken if one is not None])
+
+    def _commit(self, database: sqlite3.Connection, batch: Sequence[_Wanted]) -> None:
+        outcomes: list[tuple[Any, Exception | None]] = []
         try:
-            self._database.executemany(statement, rows)
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+            database.execute("BEGIN IMMEDIATE")
+            outcomes = [_apply(database, wanted.change) for wanted in batch]
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            outcomes = [(None, error)] * len(batch)
+        for wanted, outcome in zip(batch, outcomes, strict=True):
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
+                wanted.loop.call_soon_threadsafe(_answer, wanted.answer, *outcome)
 
-    def close(self) -> None:
-        """Close the database."""
-        self._database.close()
+
+def _apply(database: sqlite3.Connection, change: Change[Any]) -> tuple[Any, Exception | None]:
+    database.execute("SAVEPOINT one")
+    try:
+        return change(database), None
+    except Exception as error:  # noqa: BLE001 - it is raised where the change was handed in
+        database.execute("ROLLBACK TO one")
+        return None, error
+    finally:
+        database.execute("RELEASE one")
+
+
+def _answer(answer: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(value)
+    else:
+        answer.set_exception(error)

@@ -1,285 +1,211 @@
-"""Jobs, results, tasks, output and event streams, played by whoever posts to ``/api/v1/_dev/``.
+"""Jobs, their tasks, outputs and results: what is known of them, and the calls that read it.
 
-A job is what was posted, kept in memory: nothing here runs anything. Each change is an event with a
-number; streams send the events of a job, a list of jobs or a project, resume after
-``Last-Event-ID``, and send a comment as a heartbeat when nothing happens.
-
-    POST _dev/jobs                 {"id", "account"?, …}      make or replace a job
-    POST _dev/jobs/<id>            {…}                        change fields: status, error, result …
-    POST _dev/jobs/<id>/tasks      {"index", "append"?, …}    change a task, or append to its output
-    POST _dev/artifacts            {"artifacts": [{"filename" | "filename_base64",
-                                   "content" (base64) | "text", "account"?, "job_id"?}]}
-    POST _dev/tokens               {"token", "account", "role"};  DELETE with {"token"}
+Nothing here runs anything: jobs are what ``_dev`` has said they are (see ``playing``). They stay
+over a restart. In memory is everything; each change is written to the index together with its event
+before it is answered.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import time
-from collections import deque
-from collections.abc import Callable
+import sqlite3
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
-from artifactfs.controller.answers import Refusal, iso, json_body, not_found, required
+from artifactfs.controller.answers import Refusal, iso, not_found, number_in
+from artifactfs.controller.index import Index
 
-ENDED = ("completed", "partial", "failed", "cancelled")
+ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
 TAIL_CHARS = 4096
 OUTPUT_CHARS = 10_240
-HEARTBEAT_S = 5.0
-KEPT_EVENTS = 10_000
+USUAL_PAGE = 1000
+MOST_PAGE = 10_000
 
 
-@dataclass
+@dataclass(slots=True)
 class Task:
-    """One task of a job: its fields, and all it has printed."""
+    """One task of a job: its fields, what it has printed, what its attempt before had printed."""
 
     index: int
     fields: dict[str, Any] = field(default_factory=dict)
-    printed: str = ""
+    printed: list[str] = field(default_factory=list)
+    before: str = ""
+
+    @property
+    def output(self) -> str:
+        """All it has printed; what the failed attempt before had, until it prints itself."""
+        return "".join(self.printed) or self.before
 
     def document(self) -> dict[str, Any]:
-        """The task as ``/tasks`` shows it."""
-        shown = {"id": f"task_{self.index}", "index": self.index, "status": "running"}
-        return (
-            shown
-            | {
-                "output": self.printed[-OUTPUT_CHARS:],
-                "live_feedback": {"output_tail": self.printed[-TAIL_CHARS:]},
-            }
-            | self.fields
-        )
+        """The task as ``/tasks`` shows it. What `fields` says counts."""
+        shown = {
+            "id": f"task_{self.index}",
+            "index": self.index,
+            "status": "running",
+            "error": None,
+            "exit_code": None,
+            "latest_progress": None,
+            "output": self.output[-OUTPUT_CHARS:],
+            "live_feedback": {"output_tail": "".join(self.printed)[-TAIL_CHARS:]},
+        }
+        return shown | self.fields
+
+    def state(self) -> str:
+        """What the index keeps beside what was printed."""
+        return json.dumps({"fields": self.fields, "before": self.before})
 
 
-@dataclass
+@dataclass(slots=True)
 class Job:
-    """One job: its account, its fields, its tasks, what ``/output`` and ``/results`` say."""
+    """One job. `result` is JSON as text, served as it is; `output`, if set, all of ``/output``."""
 
+    number: int
     id: str
     account: str
     fields: dict[str, Any]
     tasks: dict[int, Task] = field(default_factory=dict)
     output: str | None = None
-    result: Any = None
+    result: str | None = None
+
+    @property
+    def status(self) -> str:
+        """Its status; what is not said is ``queued``."""
+        return str(self.fields.get("status", "queued"))
 
     @property
     def ended(self) -> bool:
         """Whether nothing will change any more."""
-        return self.fields.get("status") in ENDED
+        return self.status in ENDED
+
+    @property
+    def project(self) -> str | None:
+        """The project it belongs to."""
+        project = self.fields.get("project")
+        return project if isinstance(project, str) else None
 
     def document(self) -> dict[str, Any]:
         """The job as ``/jobs/<id>`` shows it."""
-        return {"id": self.id, "status": "queued", "project": None} | self.fields
+        shown = {"id": self.id, "status": self.status, "project": None, "error": None}
+        return shown | {"recommended_action": None, "created_at": iso(0)} | self.fields
 
+    def all_tasks(self) -> list[dict[str, Any]]:
+        """The tasks as ``/tasks`` shows them."""
+        return [self.tasks[index].document() for index in sorted(self.tasks)]
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a job."""
+    def all_output(self) -> str:
+        """What ``/output`` says."""
+        if self.output is not None:
+            return self.output
+        return "".join(self.tasks[index].output for index in sorted(self.tasks))
 
-    number: int
-    kind: str
-    job: Job
-    data: dict[str, Any]
-
-    def frame(self) -> bytes:
-        """The event as a server-sent one."""
-        text = json.dumps(self.data)
-        return f"id: {self.number}\nevent: {self.kind}\ndata: {text}\n\n".encode()
+    def state(self) -> str:
+        """What the index keeps beside the tasks."""
+        return json.dumps({"fields": self.fields, "output": self.output, "result": self.result})
 
 
 class Jobs:
-    """All jobs and the events about them. For the event loop's thread."""
+    """All jobs, for the event loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: Index) -> None:
+        self._index = index
         self._jobs: dict[str, Job] = {}
-        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
-        self._number = 0
-        self._happened = asyncio.Condition()
-        self._closing = False
+        self._numbers = 0
 
-    def _find(self, request: web.Request, caller: Caller) -> Job:
-        return self._named(request.match_info["id"], caller)
+    def load(self) -> None:
+        """Read what was known before."""
+        for number, job_id, account, state in self._index.few(
+            "SELECT number, id, account, state FROM jobs ORDER BY number"
+        ):
+            self._jobs[job_id] = Job(number, job_id, account, **json.loads(state))
+            self._numbers = number
+        for job_id, index, state in self._index.few("SELECT job_id, task, state FROM tasks"):
+            self._jobs[job_id].tasks[index] = Task(index, **json.loads(state))
+        for job_id, index, text in self._index.few(
+            "SELECT job_id, task, text FROM printed ORDER BY number"
+        ):
+            self._jobs[job_id].tasks[index].printed.append(text)
 
-    def _named(self, job_id: str, caller: Caller) -> Job:
+    # What other rooms ask
+
+    def add(self, job_id: str, account: str, fields: dict[str, Any]) -> Job:
+        """A new job, in the place of one with this id. Not in the index before it is saved."""
+        before = self._jobs.get(job_id)
+        self._numbers += 1
+        number = self._numbers if before is None else before.number
+        self._jobs[job_id] = job = Job(number, job_id, account, fields)
+        return job
+
+    def named(self, job_id: str) -> Job:
+        """A job by its id. Raises `Refusal` 404."""
         job = self._jobs.get(job_id)
         if job is None:
             raise not_found(f"the job {job_id}")
-        if job.account != caller.account:
-            raise Refusal(403, "forbidden", "the job belongs to another account")
         return job
 
-    # Reading
+    def seen_by(self, caller: Caller, job_id: str) -> Job:
+        """A job of the caller's account. Raises `Refusal` 404, 403."""
+        job = self.named(job_id)
+        caller.owns(job.account, f"the job {job_id}")
+        return job
+
+    def of_project(self, account: str, project: str) -> list[Job]:
+        """The jobs of a project."""
+        return [job for job in self._of(account) if job.project == project]
+
+    def _of(self, account: str) -> list[Job]:
+        return [job for job in self._jobs.values() if job.account == account]
+
+    @staticmethod
+    def save(database: sqlite3.Connection, job: Job, state: str) -> None:
+        """Write a job and nothing of its tasks. In the index's thread."""
+        database.execute(
+            "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)",
+            (job.number, job.id, job.account, state),
+        )
+
+    # The calls
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """GET /jobs."""
-        cursor, limit = request.query.get("cursor", "0"), request.query.get("limit", "1000")
-        if not cursor.isdigit() or not limit.isdigit() or int(limit) < 1:
-            raise Refusal(400, "invalid_field", "limit and cursor are numbers")
-        mine = [job for job in self._jobs.values() if job.account == caller.account]
-        stop = int(cursor) + int(limit)
-        return web.json_response(
-            {
-                "jobs": [job.document() for job in mine[int(cursor) : stop]],
-                "next_cursor": str(stop) if stop < len(mine) else None,
-            }
-        )
+        """GET /jobs, newest first; the cursor is the number of the last one shown."""
+        limit = min(number_in(request.query, "limit", USUAL_PAGE, least=1), MOST_PAGE)
+        cursor = number_in(request.query, "cursor", self._numbers + 1)
+        found = [job for job in self._of(caller.account) if job.number < cursor]
+        found.sort(key=lambda job: job.number, reverse=True)
+        following = str(found[limit - 1].number) if len(found) > limit else None
+        shown = [job.document() for job in found[:limit]]
+        return web.json_response({"jobs": shown, "next_cursor": following})
 
     async def projects(self, _: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /projects."""
-        mine = [job for job in self._jobs.values() if job.account == caller.account]
-        names = sorted({job.fields["project"] for job in mine if job.fields.get("project")})
-        return web.json_response({"projects": [{"name": name} for name in names]})
+        names = {job.project for job in self._of(caller.account) if job.project}
+        return web.json_response({"projects": [{"name": name} for name in sorted(names)]})
 
     async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /jobs/<id>."""
-        return web.json_response(self._find(request, caller).document())
+        return web.json_response(self._asked(request, caller).document())
 
     async def tasks(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /jobs/<id>/tasks."""
-        tasks = self._find(request, caller).tasks
-        return web.json_response({"tasks": [tasks[index].document() for index in sorted(tasks)]})
+        return web.json_response({"tasks": self._asked(request, caller).all_tasks()})
 
     async def output(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /jobs/<id>/output."""
-        job = self._find(request, caller)
-        printed = "".join(job.tasks[index].printed for index in sorted(job.tasks))
-        return web.Response(text=printed if job.output is None else job.output)
+        output = self._asked(request, caller).all_output().encode("utf-8", "replace")
+        return web.Response(body=output, content_type="text/plain", charset="utf-8")
 
     async def result(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /results/<id>."""
-        job = self._find(request, caller)
+        job = self._asked(request, caller)
         if job.result is None:
-            raise Refusal(409 if not job.ended else 404, "no_result", "there is no result yet")
-        return web.json_response(job.result)
+            if job.ended:
+                raise not_found(f"a result of the job {job.id}")
+            raise Refusal(
+                409, "not_ended", f"the job {job.id} is {job.status}", "ask again when it has ended"
+            )
+        return web.Response(body=job.result.encode(), content_type="application/json")
 
-    # Streams
-
-    async def stream(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """GET /jobs/<id>/stream; ends when the job has."""
-        job = self._find(request, caller)
-        return await self._send(request, lambda other: other is job, lambda: job.ended)
-
-    async def watch(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """GET /jobs/watch?ids=a,b; ends when all have."""
-        ids = [one for one in request.query.get("ids", "").split(",") if one]
-        if not ids:
-            raise Refusal(422, "invalid_field", "ids is missing")
-        jobs = [self._named(one, caller) for one in ids]
-        return await self._send(
-            request, lambda other: other in jobs, lambda: all(job.ended for job in jobs)
-        )
-
-    async def project(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """GET /projects/<name>/stream."""
-        name = request.match_info["name"]
-        return await self._send(
-            request,
-            lambda other: (other.account, other.fields.get("project")) == (caller.account, name),
-            lambda: False,
-        )
-
-    async def _send(
-        self, request: web.Request, wanted: Callable[[Job], bool], over: Callable[[], bool]
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"}
-        )
-        await response.prepare(request)
-        await response.write(b"retry: 1000\n\n")
-        last = request.headers.get("Last-Event-ID", "")
-        seen = int(last) if last.isdigit() else 0
-        if not last:
-            for job in self._jobs.values():
-                if wanted(job):
-                    await response.write(self._snapshot(job))
-            seen = self._number
-        with contextlib.suppress(ConnectionResetError):
-            while not self._closing:
-                fresh = [event for event in self._events if event.number > seen]
-                for event in fresh:
-                    if wanted(event.job):
-                        await response.write(event.frame())
-                seen = self._number
-                if over():
-                    break
-                try:
-                    async with asyncio.timeout(HEARTBEAT_S), self._happened:
-                        await self._happened.wait_for(partial(self._is_after, seen))
-                except TimeoutError:
-                    await response.write(b": heartbeat\n\n")
-        return response
-
-    def _is_after(self, seen: int) -> bool:
-        return self._closing or self._number > seen
-
-    def _snapshot(self, job: Job) -> bytes:
-        tasks = [job.tasks[index].document() for index in sorted(job.tasks)]
-        data = {"job": job.document(), "tasks": tasks, "job_id": job.id}
-        return Event(self._number, "snapshot", job, data).frame()
-
-    # Playing
-
-    async def put_job(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """POST _dev/jobs."""
-        caller.may_direct()
-        body = await json_body(request)
-        job_id = required(body, "id", str)
-        account = body.pop("account", caller.account)
-        tasks = body.pop("tasks", [])
-        job = Job(job_id, account, {"created_at": iso(time.time())} | body)
-        job.output, job.result = body.pop("output", None), body.pop("result", None)
-        for task in tasks:
-            job.tasks[task["index"]] = Task(task["index"], task)
-        self._jobs[job_id] = job
-        await self._tell("job", job, job.document())
-        return web.json_response(job.document(), status=201)
-
-    async def change_job(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """POST _dev/jobs/<id>."""
-        caller.may_direct()
-        job = self._jobs.get(request.match_info["id"])
-        if job is None:
-            raise not_found("the job")
-        body = await json_body(request)
-        if "output" in body:
-            job.output = body.pop("output")
-        if "result" in body:
-            job.result = body.pop("result")
-        job.fields |= body
-        await self._tell("job", job, job.document())
-        return web.json_response(job.document())
-
-    async def change_task(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """POST _dev/jobs/<id>/tasks."""
-        caller.may_direct()
-        job = self._jobs.get(request.match_info["id"])
-        if job is None:
-            raise not_found("the job")
-        body = await json_body(request)
-        index = required(body, "index", int)
-        task = job.tasks.setdefault(index, Task(index))
-        if body.pop("again", False):
-            task.printed = ""
-        task.printed += body.pop("append", "")
-        task.fields |= body
-        shown = task.document()
-        await self._tell("task", job, {"job_id": job.id, "task": shown})
-        return web.json_response(shown)
-
-    async def _tell(self, kind: str, job: Job, data: dict[str, Any]) -> None:
-        async with self._happened:
-            self._number += 1
-            self._events.append(Event(self._number, kind, job, data))
-            self._happened.notify_all()
-
-    async def close(self) -> None:
-        """End every stream."""
-        async with self._happened:
-            self._closing = True
-            self._happened.notify_all()
+    def _asked(self, request: web.Request, caller: Caller) -> Job:
+        return self.seen_by(caller, request.match_info["id"])

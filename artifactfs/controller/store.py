@@ -1,51 +1,52 @@
 """Contents by their SHA-256, in a directory.
 
-``blobs/<first two digits>/<digest>`` holds each content once; ``incoming/`` what is being received;
-``parts/<upload>/<number>`` the parts of multipart uploads. Whatever comes in is hashed on the way,
-written to ``incoming``, brought to the disk (fsync), renamed to its place, and the directory
-brought to the disk too: a crash leaves either the whole content or nothing.
+    blobs/<first two digits>/<digest>     each content once, however many artifacts have it
+    incoming/<random>                     what is being received; emptied at every start
+
+What comes in is hashed on the way, written to ``incoming``, brought to the disk (fsync), renamed to
+its place, and the directory brought to the disk too: a crash leaves the whole content or nothing.
+A content has to be *held* from before it is here until an artifact that has it is listed; what
+nobody holds and no artifact has may be let go at any time.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
+import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-BATCH_BYTES = 1 << 20
+from artifactfs.controller.receiving import Receiver, Sink
+from artifactfs.controller.workers import Workers
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What has come in and lies in ``incoming``."""
+    """What has come in and lies in ``incoming``, on the disk."""
 
     path: Path
     sha256: str
     size_bytes: int
 
-    def discard(self) -> None:
-        """Throw it away."""
-        self.path.unlink(missing_ok=True)
-
-
-class TooMuch(Exception):
-    """More bytes came than are allowed."""
-
 
 class Store:
-    """The directory. Files are written by worker threads, one request's in order."""
+    """The directory. The held contents are the event loop's; all that touches files may block."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, workers: Workers, *, sync: bool = True) -> None:
         self._blobs = directory / "blobs"
         self._incoming = directory / "incoming"
-        self._parts = directory / "parts"
+        self._workers = workers
+        self._sync = sync
+        self._held: Counter[str] = Counter()
+
+    def prepare(self) -> None:
+        """Make the directories, and throw away what a crash left half received."""
         shutil.rmtree(self._incoming, ignore_errors=True)
-        for path in (self._blobs, self._incoming, self._parts):
+        for path in (self._blobs, self._incoming):
             path.mkdir(mode=0o700, exist_ok=True)
 
     def path(self, sha256: str) -> Path:
@@ -56,82 +57,93 @@ class Store:
         """Whether the content is here."""
         return self.path(sha256).is_file()
 
-    async def receive(self, pieces: AsyncIterator[bytes], most_bytes: int) -> Received:
-        """Write and hash what comes. Raises `TooMuch`, and whatever breaks the stream."""
-        path = self._incoming / secrets.token_hex(16)
-        digest = hashlib.sha256()
-        size_bytes = 0
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    @contextlib.contextmanager
+    def holding(self, sha256: str) -> Iterator[None]:
+        """Keep a content from being let go before an artifact that has it is listed."""
+        self._held[sha256] += 1
+        try:
+            yield
+        finally:
+            self._held[sha256] -= 1
+            if not self._held[sha256]:
+                del self._held[sha256]
 
-        def write(batch: list[bytes]) -> None:
-            for piece in batch:
-                digest.update(piece)
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(descriptor, view) :]
+    def is_held(self, sha256: str) -> bool:
+        """Whether someone is about to list an artifact with this content."""
+        return sha256 in self._held
+
+    async def receive(self, receiver: Receiver, most_bytes: int) -> Received:
+        """A request's body in ``incoming``; nothing stays of one that breaks off.
+
+        Raises what `Receiver.receive` raises.
+        """
+        path = self._incoming / secrets.token_hex(16)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        sink = Sink(descriptor, sync=self._sync, hashing=self._workers.pieces)
+
+        def finish() -> Received:
+            sink.settle()
+            return Received(path, sink.sha256().hexdigest(), sink.size_bytes)
 
         try:
-            batch: list[bytes] = []
-            held_bytes = 0
-            async for piece in pieces:
-                size_bytes += len(piece)
-                if size_bytes > most_bytes:
-                    raise TooMuch
-                batch.append(piece)
-                held_bytes += len(piece)
-                if held_bytes >= BATCH_BYTES:
-                    await asyncio.to_thread(write, batch)
-                    batch, held_bytes = [], 0
-            if batch:
-                await asyncio.to_thread(write, batch)
-            await asyncio.to_thread(os.fsync, descriptor)
+            return await receiver.receive(sink, most_bytes, finish)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
         finally:
             os.close(descriptor)
-        return Received(path, digest.hexdigest(), size_bytes)
+
+    def discard(self, received: Received) -> None:
+        """Throw away what was received."""
+        received.path.unlink(missing_ok=True)
 
     def keep(self, received: Received) -> None:
-        """Give what was received its place as a content."""
-        self._move(received.path, self.path(received.sha256))
+        """Give what was received its place."""
+        target = self._room(received.sha256)
+        received.path.replace(target)
+        self.settle_directory(target.parent)
 
-    def keep_part(self, received: Received, upload_id: str, number: int) -> None:
-        """Give what was received its place as a part."""
-        self._move(received.path, self._parts / upload_id / str(number))
+    def keep_linked(self, path: Path, sha256: str) -> None:
+        """Give a file, whose content this is and which stays where it is, a place here too."""
+        target = self._room(sha256)
+        with contextlib.suppress(FileExistsError):
+            os.link(path, target)
+        self.settle_directory(target.parent)
 
-    def join(self, upload_id: str, numbers: Sequence[int]) -> Received:
-        """The parts in this order as one content in ``incoming``. Blocks."""
+    def keep_bytes(self, content: bytes, sha256: str) -> None:
+        """Give a small content its place."""
         path = self._incoming / secrets.token_hex(16)
-        digest = hashlib.sha256()
-        size_bytes = 0
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with path.open("xb", buffering=0) as joined:
-                for number in numbers:
-                    with (self._parts / upload_id / str(number)).open("rb", buffering=0) as part:
-                        while piece := part.read(BATCH_BYTES):
-                            digest.update(piece)
-                            size_bytes += len(piece)
-                            joined.write(piece)
-                os.fsync(joined.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return Received(path, digest.hexdigest(), size_bytes)
-
-    def discard_parts(self, upload_id: str) -> None:
-        """Throw an upload's parts away."""
-        shutil.rmtree(self._parts / upload_id, ignore_errors=True)
+            sink = Sink(descriptor, sync=self._sync)
+            sink.write(content)
+            sink.settle()
+        finally:
+            os.close(descriptor)
+        self.keep(Received(path, sha256, len(content)))
 
     def remove(self, sha256: str) -> None:
-        """Throw a content away."""
+        """Let a content go. Downloads that have begun still get it whole."""
         self.path(sha256).unlink(missing_ok=True)
 
-    def _move(self, source: Path, target: Path) -> None:
-        target.parent.mkdir(mode=0o700, exist_ok=True)
-        source.replace(target)
-        descriptor = os.open(target.parent, os.O_RDONLY)
+    def all(self) -> Iterator[str]:
+        """Every content that is here. Looks through the whole directory."""
+        for directory in self._blobs.iterdir():
+            yield from (path.name for path in directory.iterdir())
+
+    def settle_directory(self, directory: Path) -> None:
+        """Bring the names in a directory to the disk."""
+        if not self._sync:
+            return
+        descriptor = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _room(self, sha256: str) -> Path:
+        target = self.path(sha256)
+        if not target.parent.is_dir():
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            self.settle_directory(self._blobs)
+        return target

@@ -1,12 +1,17 @@
 """A controller in a process of its own, for tests, benchmarks and the demo.
 
 `LocalController` starts ``python -m artifactfs.controller`` on a free port, keeps that port over
-`stop` and `start`, and ends with its ``with`` block whatever happens. What the process says goes to
-``controller.log`` in its data directory.
+`stop` and `start`, and ends with its ``with`` block. If the process that has started it dies before
+that, however it dies, the controller ends too: it listens for the end of its standard input. What
+it says goes to ``controller.log`` in its data directory.
+
+The conveniences play by ``/api/v1/_dev/``; see ``playing`` for all that can be played.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import select
@@ -19,18 +24,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import artifactfs
+
 START_S = 20.0
 STOP_S = 10.0
+_SOURCES = Path(artifactfs.__file__).parent.parent
 
 
 class LocalController:
     """One controller. `options` are its flags: ``part_size=5 << 20``, ``redirect_downloads=True``.
 
-    `url`, `token` and `data` say how to reach it and where it keeps things.
+    `url`, `token` and `data` say how to reach it and where it keeps things; they stay the same over
+    `stop` and `start`. For one thread.
     """
 
     def __init__(self, data: Path, *, port: int = 0, **options: object) -> None:
-        self.data = data
+        self.data = data.absolute()
         self.url = ""
         self.token = ""
         self._port = port
@@ -49,41 +58,111 @@ class LocalController:
     ) -> None:
         self.stop()
 
+    @property
+    def log(self) -> str:
+        """What it has said so far."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.data / "controller.log").read_text(errors="replace")
+        return ""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
-        """Start it, on the same port as before, and wait until it answers."""
+        """Start it, on the same port as before, and wait until it answers.
+
+        Raises RuntimeError with its own words if it does not.
+        """
         if self._process is not None:
             return
-        self.data.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "artifactfs.controller"]
-        words += ["--data", str(self.data), "--port", str(self._port)]
-        for name, value in self._options.items():
-            words.append("--" + name.replace("_", "-"))
-            if value is not True:
-                words.append(str(value))
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.data / "controller.log").open("ab") as log:
-            self._process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log)
+            self._process = subprocess.Popen(
+                self._words(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=_SOURCES,
+            )
         self.url = self._first_line().rpartition(" ")[2]
         self._port = int(self.url.rpartition(":")[2])
-        self.token = (self.data / "token").read_text().strip()
+        self.token = Path(str(self._options.get("token_file", self.data / "token"))).read_text()
+        self.token = self.token.strip()
 
     def stop(self) -> None:
         """End it as an operator would."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End it without a warning, as the kernel would."""
         self._end(signal.SIGKILL)
 
-    def dev(self, path: str, body: dict[str, Any]) -> Any:
-        """POST to ``/api/v1/_dev/<path>`` and return the answer's JSON."""
+    # Conveniences
+
+    def dev(self, path: str, body: dict[str, Any], *, method: str = "POST") -> Any:
+        """Send to ``/api/v1/_dev/<path>`` and return the answer's JSON, or None if it has none.
+
+        Raises `urllib.error.HTTPError`.
+        """
         request = urllib.request.Request(
             f"{self.url}/api/v1/_dev/{path}",
             data=json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-            method="POST",
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
+            said = answer.read()
+        return json.loads(said) if said else None
+
+    def make_artifact(self, filename: str | bytes, content: bytes = b"", **more: Any) -> str:
+        """An artifact of this name and content; its id."""
+        name = filename.encode("utf-8", "surrogatepass") if isinstance(filename, str) else filename
+        wanted = {
+            "filename_base64": base64.b64encode(name).decode(),
+            "content": base64.b64encode(content).decode(),
+        }
+        made = self.dev("artifacts", {"artifacts": [wanted | more]})
+        return str(made["ids"][0])
+
+    def make_artifacts(self, count: int, filename: str = "file-{n}.txt", **more: Any) -> list[str]:
+        """Many artifacts at once, ``{n}`` in their names counting from 0; their ids."""
+        made = self.dev("artifacts", {"count": count, "filename": filename} | more)
+        return list(made["ids"])
+
+    def add_token(self, account: str = "default", role: str = "member") -> str:
+        """A new token."""
+        return str(self.dev("tokens", {"account": account, "role": role})["token"])
+
+    def remove_token(self, token: str) -> None:
+        """Have a token refused from now on."""
+        self.dev("tokens", {"token": token}, method="DELETE")
+
+    def make_job(self, job_id: str, **fields: Any) -> None:
+        """A new job, or another in its place."""
+        self.dev("jobs", {"id": job_id} | fields)
+
+    def print_output(self, job_id: str, text: str, *, task: int = 0) -> None:
+        """Have a task print."""
+        self.dev(f"jobs/{job_id}/tasks", {"index": task, "append": text})
+
+    def end_job(self, job_id: str, status: str = "completed", **fields: Any) -> None:
+        """Have a job end."""
+        self.dev(f"jobs/{job_id}/end", {"status": status} | fields)
+
+    # The process
+
+    def _words(self) -> list[str]:
+        words = [sys.executable, "-m", "artifactfs.controller", "--until-input-ends"]
+        words += ["--data", str(self.data), "--port", str(self._port)]
+        for name, value in self._options.items():
+            if value is None or value is False:
+                continue
+            words.append("--" + name.replace("_", "-"))
+            if value is not True:
+                words.append(str(value.absolute() if isinstance(value, Path) else value))
+        return words
 
     def _first_line(self) -> str:
         process = self._process
@@ -92,12 +171,12 @@ class LocalController:
         line = b""
         deadline = time.monotonic() + START_S
         while not line.endswith(b"\n"):
-            ready, _, _ = select.select([process.stdout], [], [], deadline - time.monotonic())
+            left_s = max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([process.stdout], [], [], left_s)
             piece = os.read(process.stdout.fileno(), 4096) if ready else b""
             if not piece:
                 self._end(signal.SIGKILL)
-                said = (self.data / "controller.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"the controller did not start: {said}")
+                raise RuntimeError(f"the controller did not start: {self.log[-2000:]}")
             line += piece
         return line.decode().splitlines()[0]
 
@@ -111,5 +190,6 @@ class LocalController:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()

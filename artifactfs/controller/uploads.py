@@ -1,323 +1,240 @@
-"""Direct and multipart uploads: tickets, parts, completion; and the object store they go to.
+"""The calls of direct and multipart uploads: tickets, URLs, what has come, completion.
 
-A ticket is a row of ``uploads``; a part is a file and a row of ``parts``, in that order, so that a
-part that was answered with an ETag is there after a crash. Completion joins the parts, checks the
-SHA-256 and lists the artifact. It can be repeated: the second time it answers the same artifact.
+Completion sees that every part is the one that the client means, joins them, compares the SHA-256
+with the one that was announced, and lists the artifact in the same transaction that closes the
+ticket. It can be repeated: the second time it answers the same artifact. Two at once: one is
+answered 409.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import re
-import secrets
-import time
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
-from artifactfs.controller.answers import Refusal, iso, json_body, not_found, required
-from artifactfs.controller.artifacts import Artifacts, new_id
-from artifactfs.controller.index import Index
-from artifactfs.controller.sending import content_response
-from artifactfs.controller.signing import Signer
+from artifactfs.controller.answers import (
+    Refusal,
+    invalid,
+    iso,
+    json_body,
+    required,
+    sha256_in,
+    size_in,
+)
+from artifactfs.controller.artifacts import Artifacts, shown
+from artifactfs.controller.filenames import bytes_of
+from artifactfs.controller.objects import CONTENT_TYPE, Objects
+from artifactfs.controller.parts import Parts
+from artifactfs.controller.records import Record, Records
 from artifactfs.controller.store import Store
+from artifactfs.controller.tickets import MOST_PARTS, Part, Ticket, Tickets
 
-MOST_PARTS = 10_000
 MOST_PART_BYTES = 5 << 30
-LEAST_PART_BYTES = 5 << 20
-MOST_DIRECT_BYTES = 5 << 30
 FIRST_URLS = 16
-
-_HASH = re.compile(r"[0-9a-f]{64}")
-_COLUMNS = "id, artifact_id, account, sha256, size, filename, part_size, expires, completed"
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One ticket."""
-
-    id: str
-    artifact_id: str
-    account: str
-    sha256: str
-    size: int
-    filename: bytes
-    part_size: int
-    expires: float
-    completed: str | None
-
-    @property
-    def part_count(self) -> int:
-        """How many parts it has; an empty one has one."""
-        return max(1, -(-self.size // self.part_size))
-
-    def size_of(self, number: int) -> int:
-        """How large part `number`, counted from 1, must be."""
-        return min(self.part_size, self.size - (number - 1) * self.part_size)
 
 
 class Uploads:
-    """The calls below ``/artifacts/direct`` and ``/artifacts/multipart``, and ``/objects``."""
+    """The calls below ``/artifacts/direct`` and ``/artifacts/multipart``."""
 
     def __init__(
         self,
-        index: Index,
-        store: Store,
-        signer: Signer,
+        tickets: Tickets,
+        parts: Parts,
+        objects: Objects,
         artifacts: Artifacts,
+        records: Records,
+        store: Store,
         *,
         part_size_bytes: int,
-        lifetime_s: float,
     ) -> None:
-        self._index = index
-        self._store = store
-        self._signer = signer
+        self._tickets = tickets
+        self._parts = parts
+        self._objects = objects
         self._artifacts = artifacts
+        self._records = records
+        self._store = store
         self._part_size_bytes = part_size_bytes
-        self._lifetime_s = lifetime_s
-
-    async def _begin(
-        self, request: web.Request, caller: Caller, prefix: str, part_size: int, most_bytes: int
-    ) -> Upload | web.Response:
-        caller.may_write()
-        body = await json_body(request)
-        sha256 = required(body, "sha256", str).lower()
-        size = required(body, "size", int)
-        filename = required(body, "filename", str).encode("utf-8", "surrogatepass")
-        if not _HASH.fullmatch(sha256) or size < 0:
-            raise Refusal(422, "invalid_field", "sha256 or size cannot be")
-        if size > most_bytes:
-            raise Refusal(413, "too_large", f"larger than {most_bytes} bytes")
-        known = self._artifacts.known(caller.account, sha256, filename)
-        if known is not None:
-            return web.json_response({"status": "exists", "artifact": known.document()})
-        artifact_id = new_id()
-        upload_id = artifact_id if part_size == 0 else prefix + secrets.token_hex(10)
-        if part_size and size > part_size * MOST_PARTS:
-            part_size = -(-size // MOST_PARTS)
-        upload = Upload(
-            upload_id, artifact_id, caller.account, sha256, size, filename, part_size,
-            time.time() + self._lifetime_s, None,
-        )  # fmt: skip
-        self._index.write(
-            "INSERT INTO uploads VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, NULL)",
-            (
-                upload.id, artifact_id, caller.account, sha256, size, filename, part_size,
-                upload.expires,
-            ),
-        )  # fmt: skip
-        return upload
-
-    def _find(self, upload_id: str, account: str | None) -> Upload:
-        row = self._index.one(f"SELECT {_COLUMNS} FROM uploads WHERE id = ?", (upload_id,))
-        upload = Upload(*row) if row else None
-        if upload is None or (upload.expires < time.time() and upload.completed is None):
-            raise not_found(f"the upload {upload_id}")
-        if account is not None and upload.account != account:
-            raise Refusal(403, "forbidden", "the upload belongs to another account")
-        return upload
 
     # Direct
 
     async def direct(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /artifacts/direct."""
-        upload = await self._begin(request, caller, "", 0, MOST_DIRECT_BYTES)
-        if not isinstance(upload, Upload):
-            return upload
+        begun = await self._begin(request, caller, None, MOST_PART_BYTES)
+        if isinstance(begun, Record):
+            return _exists(begun)
         return web.json_response(
             {
                 "status": "upload",
-                "artifact_id": upload.artifact_id,
+                "artifact_id": begun.artifact_id,
                 "method": "PUT",
-                "upload_url": _absolute(request, self._signer.path("PUT", f"direct/{upload.id}")),
-                "headers": {"Content-Type": "application/octet-stream"},
-                "expires_at": iso(time.time() + self._signer.lifetime_s),
-                "complete_url": f"/api/v1/artifacts/direct/{upload.id}/complete",
+                "upload_url": self._objects.direct_url(request, begun),
+                "headers": {"Content-Type": CONTENT_TYPE},
+                "expires_at": iso(min(begun.expires, self._objects.urls_expire())),
+                "complete_url": f"/api/v1/artifacts/direct/{begun.id}/complete",
             }
         )
 
     async def complete_direct(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /artifacts/direct/<id>/complete."""
-        upload = self._find(request.match_info["id"], caller.account)
-        body = await json_body(request)
-        return await self._complete(upload, body, [1])
+        ticket = self._find(request, caller)
+        return await self._complete(ticket.id, await json_body(request), None)
 
     # Multipart
 
     async def multipart(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /artifacts/multipart."""
-        most = MOST_PARTS * MOST_PART_BYTES
-        upload = await self._begin(request, caller, "mpu_", self._part_size_bytes, most)
-        if not isinstance(upload, Upload):
-            return upload
-        first = range(1, min(upload.part_count, FIRST_URLS) + 1)
+        most_bytes = MOST_PARTS * MOST_PART_BYTES
+        begun = await self._begin(request, caller, self._part_size_bytes, most_bytes)
+        if isinstance(begun, Record):
+            return _exists(begun)
+        first = range(1, min(begun.part_count, FIRST_URLS) + 1)
         return web.json_response(
             {
                 "status": "upload",
-                "artifact_id": upload.artifact_id,
-                "upload_id": upload.id,
-                "part_size": upload.part_size,
-                "part_count": upload.part_count,
-                "parts": [self._part(request, upload, number) for number in first],
-                "expires_at": iso(upload.expires),
+                "artifact_id": begun.artifact_id,
+                "upload_id": begun.id,
+                "part_size": begun.part_size,
+                "part_count": begun.part_count,
+                "parts": [self._part_url(request, begun, number) for number in first],
+                "expires_at": iso(begun.expires),
             }
         )
 
     async def part_urls(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /artifacts/multipart/<id>/parts: more URLs, or fresh ones."""
-        upload = self._find(request.match_info["id"], caller.account)
+        ticket = self._find(request, caller)
         numbers = required(await json_body(request), "part_numbers", list)
-        if not all(isinstance(one, int) and 1 <= one <= upload.part_count for one in numbers):
-            raise Refusal(422, "invalid_field", "a part number is out of range")
+        for number in numbers:
+            if type(number) is not int or not 1 <= number <= ticket.part_count:
+                raise invalid(f"part_numbers are numbers from 1 to {ticket.part_count}")
         return web.json_response(
-            {"parts": [self._part(request, upload, number) for number in numbers]}
+            {"parts": [self._part_url(request, ticket, number) for number in numbers]}
         )
 
     async def state(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """GET /artifacts/multipart/<id>: what has arrived."""
-        upload = self._find(request.match_info["id"], caller.account)
+        """GET /artifacts/multipart/<id>: what has come."""
+        ticket = self._find(request, caller)
         document: dict[str, Any] = {
-            "status": "completed" if upload.completed else "upload",
-            "part_size": upload.part_size,
-            "part_count": upload.part_count,
+            "status": "completed" if ticket.completed else "upload",
+            "part_size": ticket.part_size,
+            "part_count": ticket.part_count,
             "uploaded": [
-                {"part_number": number, "size": size, "etag": etag}
-                for number, (size, etag) in self._uploaded(upload.id).items()
+                {"part_number": part.number, "size": part.size, "etag": part.etag}
+                for part in self._tickets.parts(ticket.id)
             ],
         }
-        if upload.completed and (row := self._artifacts.row(upload.completed)):
-            document["artifact"] = row.document()
         return web.json_response(document)
 
     async def complete(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """POST /artifacts/multipart/<id>/complete."""
-        upload = self._find(request.match_info["id"], caller.account)
+        ticket = self._find(request, caller)
         body = await json_body(request)
-        parts = required(body, "parts", list)
-        numbers = list(range(1, upload.part_count + 1))
-        uploaded = self._uploaded(upload.id)
-        if upload.completed is None:
-            told = [
-                (part.get("part_number"), part.get("etag")) if isinstance(part, dict) else None
-                for part in parts
-            ]
-            if told != [(number, uploaded.get(number, (0, None))[1]) for number in numbers]:
-                raise Refusal(422, "invalid_parts", "the parts are not those that have arrived")
-        return await self._complete(upload, body, numbers)
+        told = []
+        for part in required(body, "parts", list):
+            if not isinstance(part, dict):
+                raise invalid("parts is a list of objects")
+            told.append((required(part, "part_number", int), required(part, "etag", str)))
+        return await self._complete(ticket.id, body, told)
 
     async def abandon(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """DELETE /artifacts/multipart/<id>."""
-        upload = self._find(request.match_info["id"], caller.account)
-        self._forget(upload.id)
+        ticket = self._find(request, caller)
+        async with self._objects.closing(ticket):
+            await self._tickets.forget(ticket.id)
+            await self._parts.forget(ticket.id)
         return web.Response(status=204)
 
-    # The object store
+    # What both do
 
-    async def put_direct(self, request: web.Request) -> web.StreamResponse:
-        """PUT /objects/direct/<id>."""
-        key = request.match_info["id"]
-        self._signer.check(request, "PUT", f"direct/{key}")
-        upload = self._find(key, None)
-        return await self._receive(request, upload, 1, upload.size)
+    async def _begin(
+        self, request: web.Request, caller: Caller, part_size: int | None, most_bytes: int
+    ) -> Ticket | Record:
+        caller.may_write()
+        body = await json_body(request)
+        sha256, size = sha256_in(body), size_in(body)
+        filename = bytes_of(required(body, "filename", str))
+        if size > most_bytes:
+            raise Refusal(413, "too_large", f"more than {most_bytes} bytes")
+        known = await self._artifacts.known(caller.account, sha256, size, filename)
+        if known is not None:
+            return known
+        return await self._tickets.begin(caller.account, sha256, size, filename, part_size)
 
-    async def put_part(self, request: web.Request) -> web.StreamResponse:
-        """PUT /objects/parts/<id>/<number>."""
-        key, number = request.match_info["id"], int(request.match_info["number"])
-        self._signer.check(request, "PUT", f"parts/{key}/{number}")
-        upload = self._find(key, None)
-        return await self._receive(request, upload, number, upload.size_of(number))
-
-    async def get_blob(self, request: web.Request) -> web.StreamResponse:
-        """GET /objects/blobs/<sha256>."""
-        key = request.match_info["id"]
-        self._signer.check(request, "GET", f"blobs/{key}")
-        if not self._store.has(key):
-            raise not_found("the object")
-        path = self._store.path(key)
-        return content_response(
-            request, path, key, path.stat().st_size, key, "application/octet-stream"
-        )
-
-    async def _receive(
-        self, request: web.Request, upload: Upload, number: int, size_bytes: int
-    ) -> web.StreamResponse:
-        if request.content_length is not None and request.content_length != size_bytes:
-            raise Refusal(400, "wrong_size", f"{size_bytes} bytes are expected")
-        received = await self._artifacts.receive(request, size_bytes)
-        if received.size_bytes != size_bytes:
-            received.discard()
-            raise Refusal(400, "wrong_size", f"{size_bytes} bytes are expected")
-        await asyncio.to_thread(self._store.keep_part, received, upload.id, number)
-        etag = f'"{hashlib.md5(received.sha256.encode(), usedforsecurity=False).hexdigest()}"'
-        self._index.write(
-            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
-            (upload.id, number, size_bytes, etag),
-        )
-        return web.Response(status=200, headers={"ETag": etag})
-
-    # Completion
+    def _find(self, request: web.Request, caller: Caller) -> Ticket:
+        if request.method != "GET":
+            caller.may_write()
+        ticket = self._tickets.find(request.match_info["id"])
+        caller.owns(ticket.account, f"the upload {ticket.id}")
+        return ticket
 
     async def _complete(
-        self, upload: Upload, body: dict[str, Any], numbers: list[int]
+        self, upload_id: str, body: dict[str, Any], told: list[tuple[int, str]] | None
     ) -> web.StreamResponse:
-        if upload.completed is not None:
-            row = self._artifacts.row(upload.completed)
-            if row is None:
-                raise not_found(f"the artifact {upload.completed}")
-            return web.json_response(row.document())
-        for key in ("sha256", "size"):
-            if body.get(key, getattr(upload, key)) != getattr(upload, key):
-                raise Refusal(422, f"{key}_mismatch", f"{key} is not what was announced")
-        if set(self._uploaded(upload.id)) != set(numbers):
-            raise Refusal(422, "incomplete", "not every byte has arrived")
-        if not self._index.write(
-            "UPDATE uploads SET completing = 1 WHERE id = ? AND completing = 0", (upload.id,)
-        ):
-            raise Refusal(409, "conflict", "the upload is being completed")
-        try:
-            received = await asyncio.to_thread(self._store.join, upload.id, numbers)
-            if received.sha256 != upload.sha256:
-                received.discard()
-                self._forget(upload.id)
-                raise Refusal(422, "sha256_mismatch", "the content has another SHA-256")
-            await asyncio.to_thread(self._store.keep, received)
-            row = self._artifacts.add(
-                upload.account,
-                upload.filename or upload.artifact_id.encode(),
-                sha256=upload.sha256,
-                size=upload.size,
-                artifact_id=upload.artifact_id,
-            )
-            self._index.write("UPDATE uploads SET completed = ? WHERE id = ?", (row.id, upload.id))
-            self._store.discard_parts(upload.id)
-        finally:
-            self._index.write("UPDATE uploads SET completing = 0 WHERE id = ?", (upload.id,))
-        return web.json_response(row.document(), status=201)
+        ticket = self._tickets.find(upload_id)
+        if body.get("sha256") is not None and sha256_in(body) != ticket.sha256:
+            raise Refusal(422, "sha256_mismatch", "another SHA-256 was announced")
+        if body.get("size") is not None and size_in(body) != ticket.size:
+            raise Refusal(422, "size_mismatch", f"{ticket.size} bytes were announced")
+        if ticket.completed:
+            return shown(self._records.named(ticket.artifact_id))
+        async with self._objects.closing(ticket):
+            parts = self._tickets.parts(ticket.id)
+            _check(ticket, parts, told)
+            digest = await self._parts.digest(ticket, parts)
+            if digest != ticket.sha256:
+                await self._tickets.forget(ticket.id)
+                await self._parts.forget(ticket.id)
+                raise Refusal(
+                    422,
+                    "sha256_mismatch",
+                    f"the content's SHA-256 is {digest}, not {ticket.sha256}",
+                    "upload it again",
+                )
+            with self._store.holding(ticket.sha256):
+                await self._parts.keep(ticket, parts)
+                draft = self._records.draft(
+                    ticket.account,
+                    ticket.filename or ticket.artifact_id.encode(),
+                    ticket.sha256,
+                    ticket.size,
+                    artifact_id=ticket.artifact_id,
+                )
+                record = await self._records.add(draft, self._tickets.completion(ticket))
+            await self._parts.forget(ticket.id)
+        return shown(record, 201)
 
-    def expire(self) -> None:
+    async def expire(self) -> None:
         """Forget tickets whose time is over."""
-        old = self._index.all("SELECT id FROM uploads WHERE expires < ?", (time.time(),))
-        for (upload_id,) in old:
-            self._forget(upload_id)
+        for upload_id in self._tickets.expired():
+            if not self._objects.is_closing(upload_id):
+                await self._tickets.forget(upload_id)
+                await self._parts.forget(upload_id)
 
-    def _forget(self, upload_id: str) -> None:
-        self._index.write("DELETE FROM uploads WHERE id = ?", (upload_id,))
-        self._index.write("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
-        self._store.discard_parts(upload_id)
+    async def sweep(self) -> None:
+        """Throw away files that a crash left without a ticket."""
+        await self._parts.sweep(self._tickets.open_ids())
 
-    def _uploaded(self, upload_id: str) -> dict[int, tuple[int, str]]:
-        rows = self._index.all(
-            "SELECT number, size, etag FROM parts WHERE upload_id = ? ORDER BY number", (upload_id,)
+    def _part_url(self, request: web.Request, ticket: Ticket, number: int) -> dict[str, Any]:
+        url = self._objects.part_url(request, ticket, number)
+        return {"part_number": number, "url": url, "headers": {}}
+
+
+def _check(ticket: Ticket, parts: list[Part], told: list[tuple[int, str]] | None) -> None:
+    """Raise `Refusal` unless every part has come and is the one that the client means."""
+    if len(parts) != ticket.part_count:
+        raise Refusal(
+            422,
+            "incomplete",
+            f"{len(parts)} of {ticket.part_count} parts have come",
+            "ask for the upload's state and send what is missing",
         )
-        return {number: (size, etag) for number, size, etag in rows}
+    if told is not None and told != [(part.number, part.etag) for part in parts]:
+        raise Refusal(
+            422, "invalid_parts", "the parts are not those that have come", "ask for the state"
+        )
 
-    def _part(self, request: web.Request, upload: Upload, number: int) -> dict[str, Any]:
-        path = self._signer.path("PUT", f"parts/{upload.id}/{number}")
-        return {"part_number": number, "url": _absolute(request, path), "headers": {}}
 
-
-def _absolute(request: web.Request, path: str) -> str:
-    return f"{request.scheme}://{request.host}{path}"
+def _exists(record: Record) -> web.Response:
+    body = b'{"status":"exists","artifact":%b}' % record.document
+    return web.Response(body=body, content_type="application/json")

@@ -44,7 +44,7 @@ from artifactfs.errors import MountError
 from artifactfs.kernel.binding import SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
 from artifactfs.kernel.mounting import check_fuse, clean_stale, load_library
-from artifactfs.kernel.native.patience import may_go_on
+from artifactfs.kernel.native.patience import Wish, wish_of
 from artifactfs.kernel.operations import Operations, Owner
 from artifactfs.kernel.replies import Replies
 from artifactfs.kernel.unmounting import abort, unmount
@@ -167,7 +167,9 @@ class FusepyBinding:
             self._events.put(_Event.ENDED)
 
     def _wants_to_stop(self) -> bool:
-        return self._library.interrupted() and not may_go_on(self._library.caller_pid())
+        if not self._library.interrupted():
+            return False
+        return wish_of(self._library.caller_pid()) is not Wish.GO_ON
 
     def _on_init(self) -> None:
         with self._session_lock:

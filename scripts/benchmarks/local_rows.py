@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.row import Row, Sample, absent
@@ -47,7 +47,7 @@ def disk(stage: Stage) -> Iterator[Sample]:
             yield Sample.of_seconds(ours, theirs, stage.size_bytes)
 
 
-def disk_rand(jobs: int):  # noqa: ANN201 - a measurement
+def disk_rand(jobs: int) -> Callable[[Stage], Iterator[Sample]]:
     def measure(stage: Stage) -> Iterator[Sample]:
         runtime_s = 2 if stage.quick else 5
         with _cached(stage) as (local, path):
@@ -96,37 +96,34 @@ def mounting(stage: Stage) -> Iterator[Sample]:
 
 
 def disk_user(stage: Stage) -> Iterator[Sample]:
-    """Without CAP_SYS_ADMIN: in a user namespace the driver cannot pass files through."""
+    """Without CAP_SYS_ADMIN the kernel takes no backing files: reads go through the driver."""
     if shutil.which("rclone") is None:
         raise absent("rclone")
-    local = stage.random_file("data.bin", stage.size_bytes)
-    ours = stage.directory / "user"
-    theirs = stage.directory / "rclone"
-    with _cached(stage, **{"passthrough": "false"}) as (_, path), _rclone(stage, local, theirs):
-        copy = theirs / "mnt" / local.name
-        seconds(read_through(copy))
-        for _ in range(stage.rounds):
-            drop_caches()
-            rclone_s = seconds(read_through(copy))
-            drop_caches()
-            ours_s = seconds(read_through(path))
-            yield Sample.of_seconds(ours_s, rclone_s, stage.size_bytes)
-    shutil.rmtree(ours, ignore_errors=True)
+    with _cached(stage, fuse="native", passthrough="false") as (local, path):
+        with _rclone(local, stage.directory / "rclone") as mount:
+            copy = mount / local.name
+            seconds(read_through(copy))
+            for _ in range(stage.rounds):
+                drop_caches()
+                theirs = seconds(read_through(copy))
+                drop_caches()
+                ours = seconds(read_through(path))
+                yield Sample.of_seconds(ours, theirs, stage.size_bytes)
 
 
 @contextlib.contextmanager
-def _rclone(stage: Stage, served: Path, home: Path) -> Iterator[None]:
+def _rclone(served: Path, home: Path) -> Iterator[Path]:
     mount = home / "mnt"
     mount.mkdir(parents=True)
     subprocess.run(
         [
-            "rclone", "mount", f"{served.parent}", mount, "--daemon", "--read-only",
+            "rclone", "mount", served.parent, mount, "--daemon", "--read-only",
             "--vfs-cache-mode", "full", "--cache-dir", home / "cache", "--dir-cache-time", "1h",
         ],
         check=True, env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
     )  # fmt: skip
     try:
-        yield
+        yield mount
     finally:
         subprocess.run(["umount", "-l", mount], check=False)
 

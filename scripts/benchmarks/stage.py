@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from artifactfs.controller.testing import LocalController
 
@@ -38,7 +39,7 @@ class Stage:
         self.size_bytes = (256 << 20) if self.quick else (1 << 30)
         self.rounds = 3 if self.quick else 5
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         touch_memory(self.size_bytes)
         self.service = self._closing.enter_context(LocalController(self.directory / "service"))

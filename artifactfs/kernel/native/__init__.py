@@ -1,10 +1,11 @@
-"""The native binding: FUSE's protocol spoken directly with the Linux kernel.
+"""The native binding: FUSE's protocol spoken directly with the Linux kernel::
 
 binding       the life of one mount, on the main thread
   mounting    a mounted descriptor: mount(2), fusermount, or handed in
   session     one connection: puts the parts together, owns the threads
     negotiation   INIT
-    channel       the reading thread: requests in, handlers found
+    crew          the reading thread, and who takes over when it is stuck
+    channel       messages, and how each finds its handler
     names, directories, files    the operations
       work        what they share; how one is carried out by a pool
     calls         requests that wait; interrupts and deadlines

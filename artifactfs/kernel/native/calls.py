@@ -18,6 +18,12 @@ Not every signal means that the caller wants to stop: a profiler's timer, a chil
 resized terminal interrupt a wait in FUSE too, and programs rarely expect EINTR from ``open`` of a
 file. `patience` decides; a call that may go on is looked at again every `LOOK_AGAIN_S`, because the
 kernel sends INTERRUPT only once per request.
+
+And for most reads it sends none. They are made for the page cache in the background; whoever waits
+for the page is freed by a fatal signal only, so a program that handles Ctrl-C (any Python) would
+sit there until the bytes come. So the watch looks at the callers of reads that take long, too. If
+one wants to stop, its read ends with EINTR; the kernel then asks for that page once more, this time
+in the caller's name and with an INTERRUPT; others who wait for the page ask again and go on.
 """
 
 from __future__ import annotations
@@ -32,13 +38,13 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.device import Device
-from artifactfs.kernel.native.patience import may_go_on
+from artifactfs.kernel.native.patience import Wish, wish_of
 from artifactfs.kernel.replies import Replies
 
 _log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S: Final = 0.1
-WATCHES_PER_DEADLINE: Final = 10
+SLOW_READ_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +138,8 @@ class Call:
 class Calls:
     """The deferred requests of one mount.
 
-    `_lock` guards `_waiting`, `_interrupted`, and of each call in it `begun_s` and `abandon`.
-    Nothing is called or written while it is held.
+    `_lock` guards `_waiting`, `_interrupted`, `_asleep`, and of each call that waits `begun_s` and
+    `abandon`. Nothing is called or written while it is held.
     """
 
     def __init__(self, device: Device, replies: Replies, deadline_s: float | None = None) -> None:
@@ -144,6 +150,7 @@ class Calls:
         self._waiting: dict[int, Call] = {}
         self._interrupted: set[int] = set()
         self._attention = threading.Event()
+        self._asleep = False
         self._closed = False
 
     def defer(
@@ -163,6 +170,9 @@ class Calls:
         call.since_s = time.monotonic()
         with self._lock:
             self._waiting[call.unique] = call
+            asleep, self._asleep = self._asleep, False
+        if asleep:
+            self._attention.set()
 
     def begin(self, call: Call) -> bool:
         """Say that work on it starts now. False: it was given up meanwhile, do nothing."""
@@ -187,7 +197,8 @@ class Calls:
             call = self._waiting.get(unique)
         if call is None:
             return  # answered in the meantime
-        if not may_go_on(call.pid) and self._end(call, errno.EINTR, force=False):
+        stops = wish_of(call.pid) is not Wish.GO_ON
+        if stops and self._end(call, errno.EINTR, force=False):
             return
         with self._lock:
             if self._waiting.get(unique) is call:
@@ -197,13 +208,19 @@ class Calls:
     def watch(self) -> None:
         """End in time what is overdue, and what was interrupted and wants to stop by now.
 
-        Runs on a thread of its own until `close`; wakes up only where there is something to see.
+        Runs on a thread of its own until `close`, and sleeps while nothing waits.
         """
-        every_s = None if self.deadline_s is None else self.deadline_s / WATCHES_PER_DEADLINE
+        pause_s = LOOK_AGAIN_S
         while not self._closed:
-            self._attention.wait(LOOK_AGAIN_S if self._interrupted else every_s)
+            with self._lock:
+                self._asleep = not self._waiting
+                asleep = self._asleep
+            self._attention.wait(None if asleep else pause_s)
             self._attention.clear()
+            began_s = time.monotonic()
             self._look()
+            # A look at thousands of callers takes its time: never more than a tenth of it all.
+            pause_s = max(LOOK_AGAIN_S, 10 * (time.monotonic() - began_s))
 
     def close(self) -> None:
         """End `watch`."""
@@ -211,16 +228,25 @@ class Calls:
         self._attention.set()
 
     def _look(self) -> None:
+        now_s = time.monotonic()
         with self._lock:
-            interrupted = [
-                call for unique, call in self._waiting.items() if unique in self._interrupted
-            ]
-            overdue: list[Call] = []
-            if self.deadline_s is not None:
-                limit_s = time.monotonic() - self.deadline_s
-                overdue = [call for call in self._waiting.values() if call.since_s < limit_s]
+            waiting = list(self._waiting.values())
+            interrupted = [call for call in waiting if call.unique in self._interrupted]
+        slow_reads = [
+            call
+            for call in waiting
+            if call.opcode == wire.Opcode.READ and now_s - call.since_s > SLOW_READ_S
+        ]
+        overdue = [
+            call
+            for call in waiting
+            if self.deadline_s is not None and now_s - call.since_s > self.deadline_s
+        ]
         for call in interrupted:
-            if not may_go_on(call.pid):
+            if wish_of(call.pid) is not Wish.GO_ON:
+                self._end(call, errno.EINTR, force=False)
+        for call in slow_reads:
+            if wish_of(call.pid) is Wish.STOP:
                 self._end(call, errno.EINTR, force=False)
         for call in overdue:
             if self._end(call, errno.ETIMEDOUT, force=True):

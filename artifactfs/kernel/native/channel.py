@@ -1,15 +1,11 @@
-"""The reading thread: takes one request after the other from the device and has it carried out.
-
-There is one such thread, and it never waits for anything but the next request. That is what makes
-the driver fast in Python: no two threads fight for the interpreter over small answers, and nothing
-stands behind anything that waits.
+"""Messages: the memory they are read into, and how each one finds its handler.
 
 A message is read into a buffer that is used again and again (the first touch of fresh memory costs
-more than the request). A handler that needs the message longer, a write that a pool's thread
-carries out, keeps the buffer and gives it back when it is done; the thread takes another one.
+more than the request). A handler that needs the message longer, a write that another thread carries
+out, keeps the buffer and gives it back when it is done; the reading thread takes another one.
 
-No message can end the thread. What is too short, lies about its length, or makes a handler raise
-is answered with an errno if it has a number at all, and logged.
+No message can end the reading thread. What is too short, lies about its length, or makes a handler
+raise is answered with an errno if it has a number at all, and logged.
 """
 
 from __future__ import annotations
@@ -23,10 +19,11 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import Call, Calls
-from artifactfs.kernel.native.device import Device
-from artifactfs.kernel.native.work import Handler
 
 _log = logging.getLogger(__name__)
+
+Handler = Callable[[Call, memoryview], bool | None]
+"""Carries out one request. True: the message's memory is still in use when it returns."""
 
 _SPARE_BUFFERS: Final = 8
 _UNPACK: Final = wire.IN_HEADER.unpack_from
@@ -103,46 +100,3 @@ class Dispatcher:
             _log.debug("%s is not answered", wire.OPERATIONS.get(call.opcode, call.opcode))
         if call.opcode not in wire.WITHOUT_ANSWER:
             call.refuse(errno.ENOSYS)
-
-
-class Channel:
-    """The reading thread of one mount. Only that thread writes `turn`.
-
-    `when_ended` is called by it, once, when the connection is gone.
-    """
-
-    def __init__(self, device: Device, buffers: Buffers, when_ended: Callable[[], None]) -> None:
-        self._device = device
-        self._buffers = buffers
-        self._when_ended = when_ended
-        self._dispatcher: Dispatcher | None = None
-        self._thread = threading.Thread(target=self._run, name="fuse-reader", daemon=True)
-        self.turn = 0
-
-    def start(self, dispatcher: Dispatcher) -> None:
-        """Begin to read."""
-        self._dispatcher = dispatcher
-        self._thread.start()
-
-    def join(self, timeout_s: float) -> bool:
-        """Wait for the end, at most `timeout_s`. False: it still reads."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        assert self._dispatcher is not None
-        receive, carry_out = self._device.receive, self._dispatcher.carry_out
-        buffer = self._buffers.take()
-        view = memoryview(buffer)
-        try:
-            while length := receive(buffer):
-                self.turn += 1
-                if carry_out(view[:length]):
-                    buffer = self._buffers.take()
-                    view = memoryview(buffer)
-                self.turn += 1
-        except BaseException:  # noqa: BLE001 - the end must be told whatever ended it
-            _log.exception("reading from the kernel ended")
-        finally:
-            self._when_ended()

@@ -20,10 +20,11 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import Call
+from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.handles import OpenDirectory
 from artifactfs.kernel.native.stat import bare_entry_plus, dirent
 from artifactfs.kernel.native.wire import Opcode
-from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.kernel.native.work import Mount
 from artifactfs.tree.node import Directory, Entry, Kind, Node
 
 _log = logging.getLogger(__name__)

@@ -20,16 +20,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Manners
+from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.handles import OpenFile
 from artifactfs.kernel.native.names import is_writable
 from artifactfs.kernel.native.pools import Pool
 from artifactfs.kernel.native.wire import Opcode
-from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.kernel.native.work import Mount
 from artifactfs.spans import Span
 from artifactfs.tree.node import File, Handle, Ticket
+
+BRIEF_BYTES: Final = 128 * 1024
+"""Up to here reading or writing a local file's pages takes less than handing it on."""
 
 GiveBack = Callable[[memoryview], None]
 
@@ -37,7 +42,7 @@ GiveBack = Callable[[memoryview], None]
 class FileOperations:
     """See the module. Stateless but for `mount`'s parts.
 
-    `give_back` takes the memory of a message that a handler kept (see `work.Handler`).
+    `give_back` takes the memory of a message that a handler kept (see `channel.Handler`).
     """
 
     def __init__(self, mount: Mount, give_back: GiveBack) -> None:
@@ -76,7 +81,8 @@ class FileOperations:
         def undo() -> None:
             self._close(late[0].fh)
 
-        self._mount.later(pool, call, act, undo=undo, manners=CHANGES if local else WAITS)
+        manners = CHANGES if local else WAITS
+        self._mount.later(pool, call, act, undo=undo, manners=manners, brief=True)
 
     def create(self, call: Call, body: memoryview) -> None:
         directory = self._mount.inodes.directory(call.nodeid)
@@ -104,7 +110,9 @@ class FileOperations:
             if is_new:
                 directory.unlink(name)
 
-        self._mount.later(self._mount.pools.spool, call, act, undo=undo, manners=CHANGES)
+        self._mount.later(
+            self._mount.pools.spool, call, act, undo=undo, manners=CHANGES, brief=True
+        )
 
     def _opened(self, file: File, handle: Handle, flags: int) -> tuple[OpenFile, bytes]:
         read_only = flags & os.O_ACCMODE == os.O_RDONLY
@@ -182,7 +190,10 @@ class FileOperations:
             self._give_back(body)
 
         self._handles.hold(opened)
-        self._mount.later(self._mount.pools.spool, call, act, after=after, manners=CHANGES)
+        brief = size <= BRIEF_BYTES
+        self._mount.later(
+            self._mount.pools.spool, call, act, after=after, manners=CHANGES, brief=brief
+        )
         return True
 
     def flush(self, call: Call, body: memoryview) -> None:
@@ -287,7 +298,8 @@ class _Reading:
             return _whole(opened, start, size, opened.handle.read(start, start + size))
 
         pool = mount.pools.spool if opened.local else mount.pools.fetch
-        hold_and_do_later(mount, pool, self._call, opened, act)
+        brief = opened.local and size <= BRIEF_BYTES
+        hold_and_do_later(mount, pool, self._call, opened, act, brief=brief)
 
 
 def hold_and_do_later(
@@ -297,6 +309,8 @@ def hold_and_do_later(
     opened: OpenFile,
     act: Callable[[], bytes],
     manners: Manners = WAITS,
+    *,
+    brief: bool = False,
 ) -> None:
     """`Mount.later`, with the file kept open until it is done."""
 
@@ -304,7 +318,7 @@ def hold_and_do_later(
         mount.handles.let_go(opened)
 
     mount.handles.hold(opened)
-    mount.later(pool, call, act, manners=manners, after=after)
+    mount.later(pool, call, act, manners=manners, after=after, brief=brief)
 
 
 def _whole(opened: OpenFile, start: int, size: int, data: bytes) -> bytes:

@@ -16,16 +16,20 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.tree.node import Directory, File, Node
+
+_SMALL: Final = 1024
+_SHRINK_BELOW: Final = 4
 
 
 class Inodes:
     """Number → node and lookup count, and which version of a directory the kernel has cached.
 
-    `_lock` guards all three tables against their writers; single look-ups go without it, a
-    dictionary's `get` being atomic. The root is always there and is not counted.
+    `_lock` guards all three tables, and `_most`, against their writers; single look-ups go without
+    it, a dictionary's `get` being atomic. The root is always there and is not counted.
     """
 
     def __init__(self, root: Directory) -> None:
@@ -33,6 +37,7 @@ class Inodes:
         self._nodes: dict[int, Node] = {wire.ROOT_ID: root}
         self._lookups: dict[int, int] = {}
         self._listed: dict[int, int] = {}
+        self._most = _SMALL
 
     def node(self, nodeid: int) -> Node:
         """The node of this number. Raises `OSError` ESTALE if the kernel should not know it."""
@@ -90,12 +95,14 @@ class Inodes:
         """Take `lookups` from the count; at zero the node is dropped."""
         with self._lock:
             self._forget(nodeid, lookups)
+            self._shrink()
 
     def forget_all(self, pairs: Sequence[tuple[int, int]]) -> None:
         """`forget` for many (number, lookups)."""
         with self._lock:
             for nodeid, lookups in pairs:
                 self._forget(nodeid, lookups)
+            self._shrink()
 
     def note_listing(self, nodeid: int, version: int) -> bool:
         """Say that the kernel caches `version` of this directory from now on.
@@ -111,7 +118,18 @@ class Inodes:
         """How many nodes are kept, without the root."""
         return len(self._lookups)
 
+    def _shrink(self) -> None:
+        """Give memory back: a dictionary keeps the size it once had, however empty it is."""
+        count = len(self._lookups)
+        if count * _SHRINK_BELOW >= self._most:
+            return
+        self._nodes = dict(self._nodes)
+        self._lookups = dict(self._lookups)
+        self._listed = dict(self._listed)
+        self._most = max(count, _SMALL)
+
     def _forget(self, nodeid: int, lookups: int) -> None:
+        self._most = max(self._most, len(self._lookups))
         left = self._lookups.get(nodeid)
         if left is None:
             return

@@ -21,9 +21,10 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import CHANGES, Call
+from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.stat import BLOCK_BYTES
 from artifactfs.kernel.native.wire import Opcode
-from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.kernel.native.work import Mount
 from artifactfs.tree.node import AttributeChange, Link, Node
 
 _NS: Final = 1_000_000_000
@@ -154,7 +155,7 @@ class NameOperations:
                 node.change(AttributeChange(new_mode, new_size_bytes, new_mtime_ns))
             return self._stat.attributes(node)
 
-        self._mount.later(self._mount.pools.spool, call, change, manners=CHANGES)
+        self._mount.later(self._mount.pools.spool, call, change, manners=CHANGES, brief=True)
 
     def read_link(self, call: Call, _body: memoryview) -> None:
         node = self._inodes.node(call.nodeid)
@@ -263,7 +264,9 @@ class NameOperations:
             self._inodes.forget(made[0].ino, 1)
             directory.unlink(name)
 
-        self._mount.later(self._mount.pools.spool, call, make, undo=undo, manners=CHANGES)
+        self._mount.later(
+            self._mount.pools.spool, call, make, undo=undo, manners=CHANGES, brief=True
+        )
 
     def make_directory(self, call: Call, body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -280,7 +283,9 @@ class NameOperations:
             self._inodes.forget(made[0].ino, 1)
             directory.remove_directory(name)
 
-        self._mount.later(self._mount.pools.spool, call, make, undo=undo, manners=CHANGES)
+        self._mount.later(
+            self._mount.pools.spool, call, make, undo=undo, manners=CHANGES, brief=True
+        )
 
     def refuse_link(self, call: Call, _body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -295,7 +300,7 @@ class NameOperations:
             directory.unlink(name)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES, brief=True)
 
     def remove_directory(self, call: Call, body: memoryview) -> None:
         directory = self._inodes.directory(call.nodeid)
@@ -306,7 +311,7 @@ class NameOperations:
             directory.remove_directory(name)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES, brief=True)
 
     def rename(self, call: Call, body: memoryview) -> None:
         (target,) = wire.RENAME_IN.unpack_from(body)
@@ -331,7 +336,7 @@ class NameOperations:
                 self._inodes.renew(moved)
             return b""
 
-        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES, brief=True)
 
     def _entered(self, node: Node) -> bytes:
         entry = self._stat.entry(node)  # first, because it may fail

@@ -15,7 +15,9 @@ What is asked for, if it is offered:
 * EXPLICIT_INVAL_DATA: a size that is new to the kernel does not drop the file's pages: dropping
   pages waits for reads under way, and must not happen to a file that is open;
 * ABORT_ERROR: tells an abort from an unmount;
-* INIT_EXT and PASSTHROUGH: see `passthrough`.
+* INIT_EXT and PASSTHROUGH: see `passthrough`;
+* DIRECT_IO_ALLOW_MMAP: what is not cached, such as everything in drop/, can be mapped shared, which
+  databases and array libraries do.
 
 What is not: WRITEBACK_CACHE (what ``write`` accepted must have reached the driver before ``close``
 promises anything), AUTO_INVAL_DATA (drops pages), POSIX and BSD locks (the kernel's own do).
@@ -121,8 +123,10 @@ def agree(offer: Offer, *, stack_depth: int, passthrough: bool = True) -> Agreem
             remedy="use --fuse fusepy",
         )
     flags = offer.flags & WANTED
-    if flags & wire.INIT_EXT and passthrough:
-        flags |= offer.flags & wire.PASSTHROUGH
+    if flags & wire.INIT_EXT:
+        flags |= offer.flags & wire.DIRECT_IO_ALLOW_MMAP
+        if passthrough:
+            flags |= offer.flags & wire.PASSTHROUGH
     return Agreement(
         kernel_minor=offer.minor,
         minor=min(offer.minor, wire.MINOR),

@@ -1,4 +1,4 @@
-"""Whether a caller that got a signal wants its request to be given up.
+"""Whether a caller wants its request to be given up, as far as its signals tell.
 
 The kernel interrupts a request for *any* signal that its caller does not block or ignore, and what
 is answered with EINTR fails in the caller's hands: ``open`` of a regular file with EINTR, a page
@@ -9,13 +9,15 @@ would break programs that run well on a local disk.
 So ``/proc/<pid>/status`` is asked: if everything that is pending has a handler and is one of the
 signals that say nothing about stopping, the request goes on. Nothing pending at all counts the
 same: a debugger that attaches, or a signal that another thread has taken. Where the caller cannot
-be seen (pid 0: another pid namespace) it is given up, because a process that cannot be killed is
-worse than one that sees EINTR.
+be seen (pid 0: another pid namespace; or it is gone) its wish is unknown, and whoever asks decides:
+an interrupted call is given up then, because a process that cannot be killed is worse than one that
+sees EINTR.
 """
 
 from __future__ import annotations
 
 import signal
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -35,10 +37,18 @@ _HARMLESS: Final = sum(
 )
 
 
-def may_go_on(pid: int, proc: Path = _PROC) -> bool:
-    """Whether nothing that is pending for the thread `pid` means that it wants to stop. At once."""
+class Wish(Enum):
+    """What a caller wants."""
+
+    STOP = "a signal is pending that means it"
+    GO_ON = "none is"
+    UNKNOWN = "it cannot be seen"
+
+
+def wish_of(pid: int, proc: Path = _PROC) -> Wish:
+    """What the thread `pid` wants. At once."""
     if pid == 0:
-        return False
+        return Wish.UNKNOWN
     try:
         text = (proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
         masks = {
@@ -49,5 +59,5 @@ def may_go_on(pid: int, proc: Path = _PROC) -> bool:
         pending = (masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"] & ~masks["SigIgn"]
         handled = masks["SigCgt"]
     except (OSError, ValueError, KeyError):
-        return False
-    return pending & ~(handled & _HARMLESS) == 0
+        return Wish.UNKNOWN
+    return Wish.STOP if pending & ~(handled & _HARMLESS) else Wish.GO_ON

@@ -1,6 +1,6 @@
 """One connection with the kernel, from INIT to DESTROY.
 
-`Session` puts the parts together and owns their threads: the reading thread (`channel`), the pools,
+`Session` puts the parts together and owns their threads: the reading threads (`crew`), the pools,
 the notifier and a watch that ends overdue requests. It does not mount: it is given a device, and
 `binding` cares for the mount point.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import tempfile
 import threading
 import time
@@ -23,7 +24,8 @@ from artifactfs.errors import MountError
 from artifactfs.kernel.binding import MountOptions
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import Call, Calls
-from artifactfs.kernel.native.channel import Buffers, Channel, Dispatcher
+from artifactfs.kernel.native.channel import Buffers, Dispatcher, Handler
+from artifactfs.kernel.native.crew import Crew
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.directories import DirectoryOperations
 from artifactfs.kernel.native.files import FileOperations
@@ -42,7 +44,7 @@ from artifactfs.kernel.native.passthrough import Passthrough
 from artifactfs.kernel.native.pools import Pools
 from artifactfs.kernel.native.stat import Stat
 from artifactfs.kernel.native.wire import Opcode
-from artifactfs.kernel.native.work import Handler, Mount
+from artifactfs.kernel.native.work import Mount
 from artifactfs.kernel.replies import Replies
 from artifactfs.tree.node import Tree
 
@@ -75,8 +77,8 @@ class Session:
         self._handles = Handles(self._release)
         self._passthrough = Passthrough(device)
         self._buffers = Buffers(BUFFER_BYTES)
-        self._channel = Channel(device, self._buffers, self._ended)
-        self._notifier = Notifier(device, self._inodes, self._calls, self._channel)
+        self._crew = Crew(device, self._buffers, self._ended)
+        self._notifier = Notifier(device, self._inodes, self._calls, self._crew)
         self._init_done = threading.Event()
         self._agreement: Agreement | None = None
         self._refusal: MountError | None = None
@@ -91,11 +93,12 @@ class Session:
             pools=self._pools,
             stat=Stat(options.uid, options.gid),
             passthrough=self._passthrough,
+            crew=self._crew,
         )
 
     def start(self) -> None:
         """Begin to answer the kernel."""
-        self._channel.start(Dispatcher(self._calls, self._handlers()))
+        self._crew.start(Dispatcher(self._calls, self._handlers()))
         self._watch.start()
 
     def wait_ready(self) -> Agreement:
@@ -133,7 +136,7 @@ class Session:
         """
         limit_s = time.monotonic() + timeout_s
         self._calls.close()
-        ended = self._channel.join(timeout_s / 2)
+        ended = self._crew.join(timeout_s / 2)
         self._calls.abandon_all()
         for opened in self._handles.files():
             self._handles.close_file(opened.fh)
@@ -195,6 +198,10 @@ class Session:
         if not agreement.passthrough:
             self._passthrough.forbid("this kernel has none (Linux 6.9 or later is needed)")
             return
+        if self._backing_directory is None:
+            with os.fdopen(os.memfd_create("sample"), "rb") as sample:
+                self._passthrough.allow(sample.fileno())
+            return
         try:
             with tempfile.TemporaryFile(dir=self._backing_directory) as sample:
                 self._passthrough.allow(sample.fileno())
@@ -215,7 +222,7 @@ class Session:
             except Exception:  # noqa: BLE001 - a release has nobody to fail to
                 _log.exception("releasing inode %d failed", opened.node.ino)
 
-        if not self._pools.spool.submit(work):
+        if not self._crew.take(Opcode.RELEASE, work) and not self._pools.spool.submit(work):
             work()
 
     def _ended(self) -> None:

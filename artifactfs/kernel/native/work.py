@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import WAITS, Call, Calls, Manners
+from artifactfs.kernel.native.crew import Crew
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.handles import Handles
 from artifactfs.kernel.native.inodes import Inodes
@@ -22,9 +23,6 @@ from artifactfs.kernel.native.stat import Stat
 from artifactfs.tree.node import Tree
 
 _log = logging.getLogger(__name__)
-
-Handler = Callable[[Call, memoryview], bool | None]
-"""Carries out one request. True: the message's memory is still in use when it returns."""
 
 
 def _nothing() -> None:
@@ -43,6 +41,7 @@ class Mount:
     pools: Pools
     stat: Stat
     passthrough: Passthrough
+    crew: Crew
 
     def later(
         self,
@@ -53,8 +52,11 @@ class Mount:
         manners: Manners = WAITS,
         undo: Callable[[], None] = _nothing,
         after: Callable[[], None] = _nothing,
+        brief: bool = False,
     ) -> None:
         """Have `act` carried out by `pool`; what it returns is the answer.
+
+        What is nearly always over at once is `brief`: the reading thread may do it itself (`crew`).
 
         `undo` takes back what `act` did if nobody receives its answer any more. `after` is called
         in the end in any case, also if `act` was not begun because the call was given up.
@@ -69,6 +71,8 @@ class Mount:
 
         calls = self.calls
         calls.defer(call, manners)
+        if brief and self.crew.take(call.opcode, work):
+            return
         if not pool.submit(work):
             try:
                 if calls.claim(call):

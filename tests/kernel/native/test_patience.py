@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.kernel.native.patience import may_go_on
+from artifactfs.kernel.native.patience import Wish, wish_of
 
 PID = 77
 
@@ -39,24 +39,24 @@ def process(
 def test_a_handled_signal_that_says_nothing_of_stopping_is_let_pass(
     tmp_path: Path, number: int
 ) -> None:
-    assert may_go_on(PID, process(tmp_path, pending=(number,), handled=(number,)))
+    assert wish_of(PID, process(tmp_path, pending=(number,), handled=(number,))) is Wish.GO_ON
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_wish_to_stop_is_heard_handled_or_not(tmp_path: Path, number: int) -> None:
-    assert not may_go_on(PID, process(tmp_path, shared=(number,), handled=(number,)))
+    assert wish_of(PID, process(tmp_path, shared=(number,), handled=(number,))) is Wish.STOP
 
 
 @pytest.mark.parametrize("number", [signal.SIGPROF, signal.SIGALRM, signal.SIGKILL])
 def test_an_unhandled_signal_ends_the_process_and_so_the_wait(tmp_path: Path, number: int) -> None:
-    assert not may_go_on(PID, process(tmp_path, pending=(number,)))
+    assert wish_of(PID, process(tmp_path, pending=(number,))) is Wish.STOP
 
 
 def test_one_of_several_is_enough(tmp_path: Path) -> None:
     proc = process(
         tmp_path, pending=(signal.SIGPROF,), shared=(signal.SIGINT,), handled=(signal.SIGPROF,)
     )
-    assert not may_go_on(PID, proc)
+    assert wish_of(PID, proc) is Wish.STOP
 
 
 def test_blocked_and_ignored_signals_are_none(tmp_path: Path) -> None:
@@ -66,16 +66,16 @@ def test_blocked_and_ignored_signals_are_none(tmp_path: Path) -> None:
         blocked=(signal.SIGTERM,),
         ignored=(signal.SIGHUP,),
     )
-    assert may_go_on(PID, proc)
+    assert wish_of(PID, proc) is Wish.GO_ON
 
 
-def test_a_caller_that_cannot_be_seen_is_let_go(tmp_path: Path) -> None:
-    assert not may_go_on(0, tmp_path)
-    assert not may_go_on(PID, tmp_path)
+def test_the_wish_of_a_caller_that_cannot_be_seen_is_unknown(tmp_path: Path) -> None:
+    assert wish_of(0, tmp_path) is Wish.UNKNOWN
+    assert wish_of(PID, tmp_path) is Wish.UNKNOWN
     (tmp_path / str(PID)).mkdir()
     (tmp_path / str(PID) / "status").write_text("Name:\tcat\nSigPnd:\tnonsense\n")
-    assert not may_go_on(PID, tmp_path)
+    assert wish_of(PID, tmp_path) is Wish.UNKNOWN
 
 
 def test_this_process_may_go_on() -> None:
-    assert may_go_on(os.getpid())
+    assert wish_of(os.getpid()) is Wish.GO_ON

@@ -1,0 +1,222 @@
+"""The files of uploads: parts come in any order, at once, and again.
+
+    uploads/<upload>/data              every part at its own offset
+    uploads/<upload>/<part>-<random>   a part that came again, or twice at once
+
+A part is written into ``data`` at its offset, so that completion has nothing to copy: ``data`` is
+the content. Only if that part is there already, or on its way, another one of the same number gets
+a file of its own: what was answered with an ETag is never overwritten by something that may yet
+break off. Completion copies all parts into a fresh file then, because whoever was first on its way
+may still be writing into ``data``.
+
+The SHA-256 of the whole cannot be computed out of order. `Hashing` follows the parts in a thread:
+it has hashed what has come without a gap, so that at completion little is left to do. A direct
+upload has one part, which is hashed as it comes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from artifactfs.controller.receiving import BUFFER_BYTES, Receiver, Sink
+from artifactfs.controller.store import Store
+from artifactfs.controller.tickets import Part, Ticket
+from artifactfs.controller.workers import Workers
+
+DATA = "data"
+
+
+class Hashing:
+    """The SHA-256 of an upload's parts from the first on. `_lock` is held while it hashes."""
+
+    def __init__(self, directory: Path, ticket: Ticket, workers: Workers) -> None:
+        self._directory = directory
+        self._ticket = ticket
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._digest = hashlib.sha256()
+        self._hashed: list[str] = []
+
+    def know(self, part: Part, digest: hashlib._Hash) -> None:
+        """Take over the digest of the one part there is, which was hashed as it came."""
+        with self._lock:
+            self._digest, self._hashed = digest, [part.etag]
+
+    def follow(self, parts: Sequence[Part]) -> bool:
+        """Hash what has come without a gap; False if there was nothing to do. Blocks."""
+        with self._lock:
+            before = len(self._hashed)
+            self._advance(_without_gap(parts))
+            return len(self._hashed) > before
+
+    def finish(self, parts: Sequence[Part]) -> str:
+        """The digest of all parts, which must be complete. Blocks."""
+        with self._lock:
+            self._advance(parts)
+            return self._digest.hexdigest()
+
+    def _advance(self, parts: Sequence[Part]) -> None:
+        etags = [part.etag for part in parts]
+        if etags[: len(self._hashed)] != self._hashed:
+            if len(etags) < len(self._hashed):
+                return
+            self._digest, self._hashed = hashlib.sha256(), []
+        buffer = memoryview(bytearray(BUFFER_BYTES))
+        for part in parts[len(self._hashed) :]:
+            digest = self._digest.copy()
+            self._hash(part, digest, buffer)
+            self._digest = digest
+            self._hashed.append(part.etag)
+
+    def _hash(self, part: Part, digest: hashlib._Hash, buffer: memoryview) -> None:
+        position = self._ticket.offset_of(part.number) if part.place == DATA else 0
+        stop = position + part.size
+        with (self._directory / part.place).open("rb", buffering=0) as file:
+            while position < stop:
+                self._workers.check()
+                piece = buffer[: min(len(buffer), stop - position)]
+                count = os.preadv(file.fileno(), [piece], position)
+                if not count:
+                    raise OSError(f"{self._directory / part.place} is shorter than it was")
+                digest.update(piece[:count])
+                position += count
+
+
+class Parts:
+    """The files of all uploads. What is claimed and followed is the event loop's."""
+
+    def __init__(self, directory: Path, store: Store, workers: Workers, *, sync: bool) -> None:
+        self._directory = directory / "uploads"
+        self._store = store
+        self._workers = workers
+        self._sync = sync
+        self._claimed: set[tuple[str, int]] = set()
+        self._hashing: dict[str, Hashing] = {}
+
+    def prepare(self) -> None:
+        """Make the directory."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+
+    @contextlib.contextmanager
+    def claim(self, ticket: Ticket, number: int, *, is_there: bool) -> Iterator[str]:
+        """The place for a part, until it is noted that it has come.
+
+        `is_there` says whether it has come before. Nothing may be awaited between finding that out
+        and this.
+        """
+        claim = (ticket.id, number)
+        if is_there or claim in self._claimed:
+            yield f"{number}-{secrets.token_hex(8)}"
+            return
+        self._claimed.add(claim)
+        try:
+            yield DATA
+        finally:
+            self._claimed.discard(claim)
+
+    async def receive(self, ticket: Ticket, number: int, place: str, receiver: Receiver) -> Part:
+        """A part's bytes on the disk. Raises what `Receiver.receive` raises."""
+        path = self._directory / ticket.id / place
+        descriptor = await self._workers.do(self._open, path)
+        offset = ticket.offset_of(number) if place == DATA else 0
+        hashing = self._workers.pieces if ticket.part_count == 1 else None
+        sink = Sink(descriptor, offset, sync=self._sync, hashing=hashing)
+
+        def finish() -> Part:
+            sink.settle()
+            return Part(number, sink.size_bytes, sink.etag(), place)
+
+        try:
+            part = await receiver.receive(sink, ticket.size_of(number), finish)
+        finally:
+            os.close(descriptor)
+        if hashing is not None:
+            self._hashing_of(ticket).know(part, sink.sha256())
+        return part
+
+    def discard(self, ticket: Ticket, place: str) -> None:
+        """Throw away a part that has a file of its own."""
+        if place != DATA:
+            (self._directory / ticket.id / place).unlink(missing_ok=True)
+
+    async def follow(self, ticket: Ticket, parts: Sequence[Part]) -> bool:
+        """Have hashed what can be; False if there was nothing."""
+        return await self._workers.hash(self._hashing_of(ticket).follow, parts)
+
+    async def digest(self, ticket: Ticket, parts: Sequence[Part]) -> str:
+        """The SHA-256 of all parts, which must be complete."""
+        return await self._workers.hash(self._hashing_of(ticket).finish, parts)
+
+    async def keep(self, ticket: Ticket, parts: Sequence[Part]) -> None:
+        """Give the parts, joined, their place among the contents; they stay until `forget`."""
+        path = self._directory / ticket.id / DATA
+        if any(part.place != DATA for part in parts):
+            path = await self._workers.hash(self._copy, ticket, parts)
+        await self._workers.do(self._store.keep_linked, path, ticket.sha256)
+
+    async def forget(self, upload_id: str) -> None:
+        """Throw an upload's files away."""
+        self._hashing.pop(upload_id, None)
+        path = self._directory / upload_id
+        await self._workers.do(shutil.rmtree, path, ignore_errors=True)
+
+    async def sweep(self, open_ids: set[str]) -> None:
+        """Throw away the files of uploads that are not open."""
+        for name in await self._workers.do(os.listdir, self._directory):
+            if name not in open_ids:
+                await self.forget(name)
+
+    def _hashing_of(self, ticket: Ticket) -> Hashing:
+        found = self._hashing.get(ticket.id)
+        if found is None:
+            found = Hashing(self._directory / ticket.id, ticket, self._workers)
+            self._hashing[ticket.id] = found
+        return found
+
+    def _open(self, path: Path) -> int:
+        if not path.parent.is_dir():
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._store.settle_directory(self._directory)
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, os.O_WRONLY)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        self._store.settle_directory(path.parent)
+        return descriptor
+
+    def _copy(self, ticket: Ticket, parts: Sequence[Part]) -> Path:
+        """All parts in one fresh file."""
+        path = self._directory / ticket.id / f"joined-{secrets.token_hex(8)}"
+        descriptor = self._open(path)
+        try:
+            joined = Sink(descriptor, sync=self._sync)
+            for piece in self._pieces(ticket, parts):
+                joined.write(piece)
+            joined.settle()
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _pieces(self, ticket: Ticket, parts: Sequence[Part]) -> Iterator[bytes]:
+        for part in parts:
+            position = ticket.offset_of(part.number) if part.place == DATA else 0
+            left = part.size
+            with (self._directory / ticket.id / part.place).open("rb", buffering=0) as file:
+                while left:
+                    self._workers.check()
+                    piece = os.pread(file.fileno(), min(left, BUFFER_BYTES), position)
+                    if not piece:
+                        raise OSError(f"part {part.number} of {ticket.id} is shorter than it was")
+                    yield piece
+                    position += len(piece)
+                    left -= len(piece)
+
+
+def _without_gap(parts: Sequence[Part]) -> list[Part]:
+    return [part for index, part in enumerate(parts) if part.number == index + 1]

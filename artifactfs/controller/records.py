@@ -1,0 +1,261 @@
+"""Artifacts as they stand in the index.
+
+Each row carries the JSON object that the list shows, made once: a page of ten thousand is a join of
+strings. The list's order is the order of making, newest first, and its cursor the number of the
+last one shown, so that what is made meanwhile neither shifts nor repeats anything.
+
+An artifact that has expired is not listed; it answers 410 for as long again as it lived, then 404.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from artifactfs.controller.answers import Refusal, iso, not_found
+from artifactfs.controller.filenames import text_of
+from artifactfs.controller.index import Change, Index
+
+_COLUMNS = "number, id, account, sha256, size, filename, expires, external_url, document"
+
+
+def new_id() -> str:
+    """An opaque artifact id."""
+    return "art_" + secrets.token_hex(10)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One artifact. `document` is its JSON; `sha256` and `size` may be None for a reference."""
+
+    number: int
+    id: str
+    account: str
+    sha256: str | None
+    size: int | None
+    filename: bytes
+    expires: float
+    external_url: str | None
+    document: bytes
+
+    @property
+    def name(self) -> str:
+        """The file name as text."""
+        return text_of(self.filename)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An artifact that is about to be listed. Times in seconds since the epoch.
+
+    `listed`, where given, is shown in the list instead of the contract's object, valid or not.
+    """
+
+    account: str
+    filename: bytes
+    sha256: str | None
+    size: int | None
+    created: float
+    expires: float
+    id: str
+    external_url: str | None = None
+    job_id: str | None = None
+    listed: bytes | None = None
+
+    def document(self) -> bytes:
+        """The artifact object of the contract."""
+        shown: dict[str, Any] = {
+            "id": self.id,
+            "sha256": self.sha256,
+            "size": self.size,
+            "filename": text_of(self.filename),
+            "content_type": "application/octet-stream",
+            "created_at": iso(self.created),
+            "expires_at": iso(self.expires),
+            "status": "ready",
+            "external_url": self.external_url,
+            "job_id": self.job_id,
+        }
+        return json.dumps(shown).encode()
+
+    def insert(self, database: sqlite3.Connection) -> None:
+        """List it."""
+        database.execute(
+            "INSERT INTO artifacts (id, account, sha256, size, filename, expires, external_url,"
+            " document) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                self.id,
+                self.account,
+                self.sha256,
+                self.size,
+                self.filename,
+                self.expires,
+                self.external_url,
+                self.document() if self.listed is None else self.listed,
+            ),
+        )
+
+
+class Records:
+    """The artifacts of all accounts."""
+
+    def __init__(self, index: Index, retention_s: float) -> None:
+        self._index = index
+        self._retention_s = retention_s
+
+    def draft(
+        self,
+        account: str,
+        filename: bytes,
+        sha256: str | None,
+        size: int | None,
+        *,
+        artifact_id: str | None = None,
+        external_url: str | None = None,
+    ) -> Draft:
+        """An artifact of now."""
+        now = time.time()
+        return Draft(
+            account=account,
+            filename=filename,
+            sha256=sha256,
+            size=size,
+            created=now,
+            expires=now + self._retention_s,
+            id=artifact_id or new_id(),
+            external_url=external_url,
+        )
+
+    async def add(self, draft: Draft, *also: Change[Any]) -> Record:
+        """List an artifact; `also` is changed with it or not at all."""
+
+        def change(database: sqlite3.Connection) -> None:
+            draft.insert(database)
+            for one in also:
+                one(database)
+
+        await self._index.write(change)
+        return self.named(draft.id)
+
+    async def add_all(self, drafts: Iterable[Draft], seeds: dict[str, bytes]) -> None:
+        """List many at once, with their small contents (`_dev`)."""
+
+        def change(database: sqlite3.Connection) -> None:
+            database.executemany("INSERT OR IGNORE INTO seeds VALUES (?, ?)", seeds.items())
+            for draft in drafts:
+                draft.insert(database)
+
+        await self._index.write(change)
+
+    def seed(self, sha256: str) -> bytes | None:
+        """A content that `add_all` was given."""
+        row = self._index.one("SELECT content FROM seeds WHERE sha256 = ?", sha256)
+        return None if row is None else bytes(row[0])
+
+    def named(self, artifact_id: str) -> Record:
+        """An artifact by its id, expired or not. Raises `Refusal` 404."""
+        found = self._index.one(f"SELECT {_COLUMNS} FROM artifacts WHERE id = ?", artifact_id)
+        if found is None:
+            raise not_found(f"the artifact {artifact_id}", "it may have expired; list again")
+        return Record(*found)
+
+    def alive(self, artifact_id: str) -> Record:
+        """An artifact by its id. Raises `Refusal` 404, or 410 if it has expired."""
+        record = self.named(artifact_id)
+        if record.expires <= time.time():
+            raise Refusal(410, "expired", f"the artifact {artifact_id} has expired")
+        return record
+
+    def with_content(
+        self, account: str, sha256: str, filename: bytes | None = None
+    ) -> Record | None:
+        """The account's newest artifact that has this content (and this name)."""
+        named = "" if filename is None else " AND filename = ?"
+        found = self._index.one(
+            f"SELECT {_COLUMNS} FROM artifacts WHERE sha256 = ? AND account = ? AND expires > ?"
+            f" AND external_url IS NULL{named} ORDER BY number DESC LIMIT 1",
+            sha256,
+            account,
+            time.time(),
+            *(() if filename is None else (filename,)),
+        )
+        return Record(*found) if found else None
+
+    async def page(self, account: str, cursor: int | None, limit: int) -> bytes:
+        """One page of the list, as JSON."""
+        found = await self._index.many(
+            "SELECT document, number FROM artifacts WHERE account = ? AND number < ?"
+            " AND expires > ? ORDER BY number DESC LIMIT ?",
+            account,
+            1 << 62 if cursor is None else cursor,
+            time.time(),
+            limit + 1,
+        )
+        shown = found[:limit]
+        following = b'"%d"' % shown[-1][1] if len(found) > limit else b"null"
+        entries = b",".join([document for document, _ in shown])
+        return b'{"artifacts":[%b],"next_cursor":%b}' % (entries, following)
+
+    async def change_expiry(self, record: Record, expires: float) -> None:
+        """Have an artifact expire at another time (`_dev`)."""
+        try:
+            document = json.loads(record.document)
+            document["expires_at"] = iso(expires)
+            listed = json.dumps(document).encode()
+        except (ValueError, TypeError):
+            listed = record.document
+        await self._index.execute(
+            "UPDATE artifacts SET expires = ?, document = ? WHERE id = ?",
+            expires,
+            listed,
+            record.id,
+        )
+
+    def expired(self) -> list[str]:
+        """Contents of artifacts that have expired since they were last asked for."""
+        return [
+            sha256
+            for (sha256,) in self._index.few(
+                "SELECT DISTINCT sha256 FROM artifacts WHERE cleaned = 0 AND expires <= ?"
+                " AND sha256 IS NOT NULL AND external_url IS NULL LIMIT 1000",
+                time.time(),
+            )
+        ]
+
+    def is_wanted(self, sha256: str) -> bool:
+        """Whether a living artifact of whatever account has this content."""
+        row = self._index.one(
+            "SELECT 1 FROM artifacts WHERE sha256 = ? AND external_url IS NULL AND expires > ?",
+            sha256,
+            time.time(),
+        )
+        return row is not None
+
+    async def clean(self, contents: list[str]) -> None:
+        """Note that these contents are let go, and forget what expired long ago."""
+        now = time.time()
+
+        def change(database: sqlite3.Connection) -> None:
+            for sha256 in contents:
+                database.execute("DELETE FROM seeds WHERE sha256 = ?", (sha256,))
+                database.execute(
+                    "UPDATE artifacts SET cleaned = 1 WHERE sha256 = ? AND cleaned = 0"
+                    " AND expires <= ?",
+                    (sha256, now),
+                )
+            database.execute(
+                "UPDATE artifacts SET cleaned = 1 WHERE cleaned = 0 AND expires <= ?"
+                " AND (sha256 IS NULL OR external_url IS NOT NULL)",
+                (now,),
+            )
+            database.execute(
+                "DELETE FROM artifacts WHERE cleaned = 1 AND expires <= ?",
+                (now - self._retention_s,),
+            )
+
+        await self._index.write(change)

@@ -1,0 +1,163 @@
+"""Uploads that have been begun, as they stand in the index.
+
+A ticket is leave to bring one content in one or more parts: a direct upload is one of one part. Its
+parts are rows too, written when their bytes are on the disk and before their ETag is answered, so
+that what was answered is there after a crash. A ticket lives until it expires, completed or not:
+who completes twice is answered twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from dataclasses import dataclass
+
+from artifactfs.controller.answers import not_found
+from artifactfs.controller.index import Change, Index
+from artifactfs.controller.records import new_id
+
+MOST_PARTS = 10_000
+
+_COLUMNS = "id, artifact_id, account, sha256, size, filename, part_size, expires, completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One upload, `completed` or not. Sizes in bytes; all parts but the last have `part_size`."""
+
+    id: str
+    artifact_id: str
+    account: str
+    sha256: str
+    size: int
+    filename: bytes
+    part_size: int
+    expires: float
+    completed: int
+
+    @property
+    def part_count(self) -> int:
+        """How many parts it has; an empty content has one."""
+        return max(1, -(-self.size // self.part_size))
+
+    def size_of(self, number: int) -> int:
+        """How large part `number`, counted from 1, is."""
+        return min(self.part_size, self.size - self.offset_of(number))
+
+    def offset_of(self, number: int) -> int:
+        """Where part `number` begins."""
+        return (number - 1) * self.part_size
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that has come. `place` is the file that holds it, see ``parts``."""
+
+    number: int
+    size: int
+    etag: str
+    place: str
+
+
+class Tickets:
+    """The uploads of all accounts."""
+
+    def __init__(self, index: Index, lifetime_s: float) -> None:
+        self._index = index
+        self._lifetime_s = lifetime_s
+
+    async def begin(
+        self, account: str, sha256: str, size: int, filename: bytes, part_size: int | None
+    ) -> Ticket:
+        """A new upload; `part_size` None is a direct one."""
+        artifact_id = new_id()
+        upload_id = artifact_id if part_size is None else "mpu_" + secrets.token_hex(12)
+        part_size = max(part_size or size, -(-size // MOST_PARTS), 1)
+        ticket = Ticket(
+            id=upload_id,
+            artifact_id=artifact_id,
+            account=account,
+            sha256=sha256,
+            size=size,
+            filename=filename,
+            part_size=part_size,
+            expires=time.time() + self._lifetime_s,
+            completed=0,
+        )
+        await self._index.execute(
+            f"INSERT INTO uploads ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)",
+            ticket.id,
+            artifact_id,
+            account,
+            sha256,
+            size,
+            filename,
+            part_size,
+            ticket.expires,
+        )
+        return ticket
+
+    def find(self, upload_id: str) -> Ticket:
+        """An upload by its id. Raises `Refusal` 404 if it is unknown or has expired."""
+        row = self._index.one(f"SELECT {_COLUMNS} FROM uploads WHERE id = ?", upload_id)
+        if row is None or row[7] <= time.time():
+            raise not_found(f"the upload {upload_id}", "begin a new upload")
+        return Ticket(*row)
+
+    def parts(self, upload_id: str) -> list[Part]:
+        """What has come, in order."""
+        rows = self._index.few(
+            "SELECT number, size, etag, place FROM parts WHERE upload_id = ? ORDER BY number",
+            upload_id,
+        )
+        return [Part(*row) for row in rows]
+
+    def part(self, upload_id: str, number: int) -> Part | None:
+        """One part, if it has come."""
+        row = self._index.one(
+            "SELECT number, size, etag, place FROM parts WHERE upload_id = ? AND number = ?",
+            upload_id,
+            number,
+        )
+        return Part(*row) if row else None
+
+    async def note(self, ticket: Ticket, part: Part) -> bool:
+        """Note that a part is on the disk; False if the upload has ended meanwhile."""
+
+        def change(database: sqlite3.Connection) -> bool:
+            changed = database.execute(
+                "INSERT OR REPLACE INTO parts SELECT id, ?, ?, ?, ? FROM uploads"
+                " WHERE id = ? AND completed = 0",
+                (part.number, part.size, part.etag, part.place, ticket.id),
+            )
+            return bool(changed.rowcount)
+
+        return await self._index.write(change)
+
+    def completion(self, ticket: Ticket) -> Change[None]:
+        """What completing an upload changes, together with listing the artifact."""
+
+        def change(database: sqlite3.Connection) -> None:
+            database.execute("UPDATE uploads SET completed = 1 WHERE id = ?", (ticket.id,))
+            database.execute("DELETE FROM parts WHERE upload_id = ?", (ticket.id,))
+
+        return change
+
+    async def forget(self, upload_id: str) -> None:
+        """Forget an upload and its parts."""
+
+        def change(database: sqlite3.Connection) -> None:
+            database.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
+            database.execute("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
+
+        await self._index.write(change)
+
+    def expired(self) -> list[str]:
+        """Uploads whose time is over."""
+        rows = self._index.few("SELECT id FROM uploads WHERE expires <= ?", time.time())
+        return [upload_id for (upload_id,) in rows]
+
+    def open_ids(self) -> set[str]:
+        """Every upload that has files."""
+        return {row[0] for row in self._index.few("SELECT id FROM uploads WHERE completed = 0")}
