@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def mounting(stage: Stage) -> Iterator[Sample]:
     path = home / "mnt"
     path.mkdir(parents=True)
     for _ in range(stage.rounds):
-        took = seconds(lambda: stage.artifactfs("mount", *stage._options(home, {}), path))
+        took = seconds(lambda: stage.artifactfs("mount", *stage.options(home, {}), path))
         stage.artifactfs("unmount", path)
         yield Sample(took, f"{took:.2f} s", "")
 
@@ -99,16 +100,38 @@ def disk_user(stage: Stage) -> Iterator[Sample]:
     """Without CAP_SYS_ADMIN the kernel takes no backing files: reads go through the driver."""
     if shutil.which("rclone") is None:
         raise absent("rclone")
-    with _cached(stage, fuse="native", passthrough="false") as (local, path):
-        with _rclone(local, stage.directory / "rclone") as mount:
-            copy = mount / local.name
-            seconds(read_through(copy))
-            for _ in range(stage.rounds):
-                drop_caches()
-                theirs = seconds(read_through(copy))
-                drop_caches()
-                ours = seconds(read_through(path))
-                yield Sample.of_seconds(ours, theirs, stage.size_bytes)
+    local = stage.random_file("data.bin", stage.size_bytes)
+    with _rclone(local, stage.directory / "rclone") as mount, _as_user(stage, local) as path:
+        copy = mount / local.name
+        seconds(read_through(copy))
+        for _ in range(stage.rounds):
+            drop_caches()
+            theirs = seconds(read_through(copy))
+            drop_caches()
+            ours = seconds(read_through(path))
+            yield Sample.of_seconds(ours, theirs, stage.size_bytes)
+
+
+@contextlib.contextmanager
+def _as_user(stage: Stage, local: Path) -> Iterator[Path]:
+    """The mount of a user namespace, seen from here through its process's root."""
+    stage.artifactfs("put", "--name", "data.bin", local)
+    home = stage.directory / "user"
+    (home / "mnt").mkdir(parents=True)
+    driver = stage.start(
+        "mount", "--foreground", *stage.options(home, {}), home / "mnt", before=["unshare", "-Urm"]
+    )
+    try:
+        path = Path(f"/proc/{driver.pid}/root{home}/mnt/artifacts/data.bin")
+        deadline_s = time.monotonic() + 20
+        while not path.exists() and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        for _ in range(2):
+            seconds(read_through(path))
+        yield path
+    finally:
+        driver.terminate()
+        driver.wait()
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ class Stage:
         home = self.directory / name
         path = home / "mnt"
         path.mkdir(parents=True, exist_ok=True)
-        self.artifactfs("mount", *self._options(home, settings), path)
+        self.artifactfs("mount", *self.options(home, settings), path)
         try:
             yield path
         finally:
@@ -75,6 +75,15 @@ class Stage:
             raise SystemExit(f"artifactfs {' '.join(map(str, words))}: {done.stderr}")
         return done.stdout
 
+    def start(self, *words: object, before: list[str]) -> subprocess.Popen[bytes]:
+        """Start the command, behind others, and leave it running."""
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "artifactfs", *map(str, words)],
+            env=os.environ
+            | {"ARTIFACTFS_URL": self.service.url, "ARTIFACTFS_TOKEN": self.service.token},
+            stderr=subprocess.DEVNULL,
+        )
+
     def random_file(self, name: str, size_bytes: int) -> Path:
         """A local file of random bytes, made once a run."""
         path = self.directory / name
@@ -86,7 +95,8 @@ class Stage:
         return path
 
     @staticmethod
-    def _options(home: Path, settings: dict[str, str]) -> list[str]:
+    def options(home: Path, settings: dict[str, str]) -> list[str]:
+        """The words that give a mount directories of its own."""
         fixed = {"cache.dir": f"{home}/cache", "state.dir": f"{home}/state", "list.ttl": "0"}
         return ["-o", ",".join(f"{key}={value}" for key, value in (fixed | settings).items())]
 

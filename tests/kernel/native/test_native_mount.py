@@ -123,6 +123,17 @@ def test_a_listing_that_changes_under_its_readers_is_never_a_mixture(mount: Moun
         assert sorted(os.listdir(mount / "many")) == sorted(names)
 
 
+def test_one_broken_node_does_not_hide_the_others(mount: Mount) -> None:
+    mount.fail("attributes", "KeyError", name="hello.txt")
+    names = os.listdir(mount / "fixed")
+    assert "hello.txt" in names
+    assert "big.bin" in names
+    with pytest.raises(OSError):
+        os.stat(mount / "fixed/hello.txt")
+    mount.let_go()
+    assert os.stat(mount / "fixed/hello.txt").st_size == 6
+
+
 # What the kernel remembers
 
 
@@ -207,6 +218,22 @@ def test_attributes_of_other_kinds_are_not_asked_for_file_by_file(mount: Mount) 
 def test_closing_what_was_only_read_asks_nothing(mount: Mount) -> None:
     (mount / "fixed/hello.txt").read_bytes()
     assert count(mount, "flush") == 0
+
+
+def test_a_file_in_drop_can_be_mapped_and_written(mount: Mount) -> None:
+    """Though it is read and written directly; array libraries and databases do that."""
+    path = mount / "drop/array"
+    path.write_bytes(bytes(10_000))
+    with path.open("r+b") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 10_000)
+        except OSError as error:
+            pytest.skip(f"this kernel cannot: {error}")
+        with mapped:
+            mapped[5_000:5_005] = b"hello"
+            mapped.flush()
+            assert os.pread(file.fileno(), 5, 5_000) == b"hello"
+    assert path.read_bytes() == bytes(5_000) + b"hello" + bytes(4_995)
 
 
 # Facts and the end

@@ -23,7 +23,8 @@ from artifactfs.kernel.native import NativeBinding
 from artifactfs.kernel.native.mounting import attach, is_stacked
 from tests.kernel.conftest import StartMount
 from tests.kernel.memory_tree import BACKED, MANY
-from tests.kernel.mounted import REPOSITORY, eventually, is_mounted
+from tests.kernel.mounted import REPOSITORY, is_mounted
+from tests.kernel.native.mixing import content_of
 
 pytestmark = [pytest.mark.fuse, pytest.mark.xdist_group("ordinary users")]
 
@@ -299,7 +300,9 @@ def test_who_cannot_mount_leaves_no_descriptor_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_stacked_file_system_is_recognised(tmp_path: Path) -> None:
+def test_a_cache_on_a_stacked_file_system_is_recognised_and_passed_through_all_the_same(
+    tmp_path: Path,
+) -> None:
     assert not is_stacked(tmp_path)
     assert not is_stacked(tmp_path / "absent")
     lower, upper, work, merged = (tmp_path / name for name in ("l", "u", "w", "m"))
@@ -314,6 +317,27 @@ def test_a_stacked_file_system_is_recognised(tmp_path: Path) -> None:
     try:
         assert is_stacked(merged)
         assert not is_stacked(lower)
+        facts = facts_with_cache_on(merged, tmp_path)
     finally:
         subprocess.run(["umount", merged], check=True)
-    eventually(lambda: not is_stacked(merged))
+    assert facts["passthrough"] or "stacked" not in facts["passthrough_reason"]
+    assert facts["passthrough"] == facts_with_cache_on(lower, tmp_path)["passthrough"]
+
+
+def facts_with_cache_on(directory: Path, tmp_path: Path) -> dict[str, Any]:
+    """What a driver says of itself whose cache is in `directory`."""
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir(exist_ok=True)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.kernel.native.mixing", "serve", mountpoint, directory],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        for number in range(3):
+            assert (mountpoint / str(number)).read_bytes() == content_of(number)
+        driver.terminate()
+        facts: dict[str, Any] = json.loads(driver.stdout.readline())
+    return facts

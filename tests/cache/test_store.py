@@ -1,0 +1,412 @@
+"""The cache: right bytes or an error, each byte fetched once, whatever happens to its files."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from artifactfs.artifact import Artifact
+from artifactfs.cache import Store
+from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.errors import BadAnswer, CacheError, ContentMismatch, TimedOut, Unreachable
+from artifactfs.spans import Span
+from tests.cache.source import Source, artifact_of, broken
+from tests.faults import eventually
+
+
+class Cache:
+    """One cache directory, opened as often as a test likes."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.stores: list[Store] = []
+
+    def over(self, source: Source, **more: object) -> Store:
+        wanted: dict[str, object] = {
+            "origin": "http://service:80",
+            "size_bytes": 1 << 30,
+            "min_free_bytes": 0,
+            "window_max_bytes": 1 << 20,
+            "connections": 4,
+            "read_timeout_s": 10.0,
+        }
+        store = Store(self.directory, source, **(wanted | more))  # type: ignore[arg-type]
+        store.start()
+        self.stores.append(store)
+        return store
+
+    def close(self, store: Store) -> None:
+        self.stores.remove(store)
+        store.close()
+
+    def file(self, artifact: Artifact, suffix: str = "") -> Path:
+        (found,) = self.directory.rglob(f"{artifact.sha256}{suffix}")
+        return found
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Cache]:
+    made = Cache(tmp_path / "cache")
+    yield made
+    for store in made.stores:
+        store.close()
+
+
+DATA = random.Random(1).randbytes(3_000_017)
+
+
+def read_all(store: Store, artifact: Artifact, data: bytes = DATA) -> None:
+    content = store.open(artifact)
+    try:
+        position = 0
+        while piece := content.read(position, position + 100_000):
+            assert piece == data[position : position + len(piece)]
+            position += len(piece)
+        assert position == len(data)
+    finally:
+        content.close()
+
+
+def test_sixteen_readers_of_one_file_fetch_each_byte_once(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+
+    def read(seed: int) -> None:
+        choice = random.Random(seed)
+        for _ in range(60):
+            start = choice.randrange(len(DATA))
+            stop = start + choice.randrange(200_000)
+            assert content.read(start, stop) == DATA[start:stop]
+
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(read, seed) for seed in range(16)]:
+            done.result()
+    assert content.read(0, len(DATA)) == DATA
+    content.close()
+    assert source.delivered_bytes == len(DATA)
+
+
+def test_a_random_read_fetches_the_grains_it_touches_and_no_more(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    assert content.read(1_000_000, 1_000_010) == DATA[1_000_000:1_000_010]
+    content.close()
+    assert source.delivered_bytes == GRAIN_BYTES
+
+
+def test_what_was_read_once_is_not_fetched_again_after_a_restart(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    read_all(store, artifact_of(DATA))
+    cache.close(store)
+    again = Source(DATA)
+    read_all(cache.over(again), artifact_of(DATA))
+    assert again.requests == []
+
+
+def test_a_reader_gets_its_bytes_before_the_download_ends(cache: Cache) -> None:
+    source = Source(DATA)
+    held = threading.Event()
+    passed = threading.Event()
+
+    def hold_the_rest(offset: int, piece: bytes) -> bytes:
+        if offset >= 2 * GRAIN_BYTES:
+            passed.set()
+            assert held.wait(10)
+        return piece
+
+    source.fault = hold_the_rest
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    assert content.read(0, 1000) == DATA[:1000]
+    held.set()
+    content.close()
+
+
+def test_a_flipped_bit_in_the_cache_is_fetched_again(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    read_all(store, artifact_of(DATA))
+    cache.close(store)
+    with cache.file(artifact_of(DATA)).open("r+b") as file:
+        file.seek(700_000)
+        byte = file.read(1)[0]
+        file.seek(700_000)
+        file.write(bytes([byte ^ 4]))
+    again = Source(DATA)
+    read_all(cache.over(again), artifact_of(DATA))
+    assert 0 < again.delivered_bytes <= GRAIN_BYTES
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30, 200])
+def test_a_torn_sidecar_means_refetch_never_wrong_bytes(cache: Cache, cut: int) -> None:
+    store = cache.over(Source(DATA))
+    read_all(store, artifact_of(DATA))
+    cache.close(store)
+    sidecar = cache.file(artifact_of(DATA), ".grains")
+    sidecar.write_bytes(sidecar.read_bytes()[:cut])
+    again = Source(DATA)
+    read_all(cache.over(again), artifact_of(DATA))
+    assert again.delivered_bytes == len(DATA)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.integers(0, 400), bit=st.integers(0, 7))
+def test_any_flipped_bit_in_a_sidecar_never_gives_wrong_bytes(
+    cache: Cache, where: int, bit: int
+) -> None:
+    data = DATA[:400_000]
+    shutil.rmtree(cache.directory, ignore_errors=True)
+    store = cache.over(Source(data))
+    read_all(store, artifact_of(data), data)
+    cache.close(store)
+    sidecar = cache.file(artifact_of(data), ".grains")
+    content = bytearray(sidecar.read_bytes())
+    content[where % len(content)] ^= 1 << bit
+    sidecar.write_bytes(content)
+    store = cache.over(Source(data))
+    read_all(store, artifact_of(data), data)
+    cache.close(store)
+
+
+def test_a_content_that_is_not_what_its_hash_says_is_fetched_once_more(cache: Cache) -> None:
+    source = Source(DATA)
+    flips = [True]
+
+    def flip_once(offset: int, piece: bytes) -> bytes:
+        if offset == 0 and flips:
+            flips.clear()
+            return b"\0" + piece[1:]
+        return piece
+
+    source.fault = flip_once
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    content.read(0, len(DATA))
+    eventually(lambda: store.statistics().mismatches == 1)
+    assert content.read(0, len(DATA)) == DATA
+    eventually(lambda: content.verified)
+    assert content.backing_fd() is not None
+    content.close()
+
+
+def test_a_content_that_stays_wrong_is_an_error(cache: Cache) -> None:
+    source = Source(DATA)
+    source.fault = lambda offset, piece: bytes(len(piece))
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    deadline = time.monotonic() + 20
+    with pytest.raises(ContentMismatch):
+        while time.monotonic() < deadline:
+            content.read(0, len(DATA))
+    content.close()
+
+
+def test_an_error_of_the_source_reaches_the_reader_and_the_next_read_tries_again(
+    cache: Cache,
+) -> None:
+    source = Source(DATA)
+    source.fault = broken
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    with pytest.raises(Unreachable):
+        content.read(0, 10)
+    source.fault = lambda offset, piece: piece
+    assert content.read(0, 10) == DATA[:10]
+    content.close()
+
+
+def test_a_source_that_hangs_times_out_and_cached_bytes_are_read_meanwhile(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source, read_timeout_s=1.0)
+    content = store.open(artifact_of(DATA))
+    content.read(2_000_000, 2_000_010)
+    source.gate.clear()
+    with pytest.raises(TimedOut):
+        content.read(0, 10)
+    assert content.try_read(2_000_000, 2_000_010) == DATA[2_000_000:2_000_010]
+    source.gate.set()
+    content.close()
+
+
+def test_a_cancelled_request_is_not_called_back(cache: Cache) -> None:
+    source = Source(DATA)
+    source.gate.clear()
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    called: list[BaseException | None] = []
+    content.request(Span(0, 10), called.append).cancel()
+    source.gate.set()
+    assert content.read(0, 10) == DATA[:10]
+    assert called == []
+    content.close()
+
+
+def test_a_server_that_ignores_ranges_fills_the_cache_in_one_go(cache: Cache) -> None:
+    source = Source(DATA)
+    source.ranged = False
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    assert content.read(1_500_000, 1_500_100) == DATA[1_500_000:1_500_100]
+    assert content.read(0, 100) == DATA[:100]
+    content.close()
+
+
+def test_an_unknown_hash_and_size_are_found_out(cache: Cache) -> None:
+    artifact = artifact_of(DATA, sha256=None, size_bytes=None)
+    store = cache.over(Source(DATA))
+    read_all(store, artifact)
+    assert store.usage(artifact).size_bytes == len(DATA)
+
+
+def test_a_size_that_differs_from_the_listing_is_an_error(cache: Cache) -> None:
+    store = cache.over(Source(DATA))
+    first = store.open(artifact_of(DATA))
+    with pytest.raises(BadAnswer):
+        store.open(artifact_of(DATA, size_bytes=5))
+    first.close()
+
+
+def test_the_cache_keeps_to_its_size_and_spares_what_is_open_or_pinned(cache: Cache) -> None:
+    store = cache.over(Source(b""), size_bytes=1 << 20)
+    cache.close(store)
+    files = [random.Random(n).randbytes(300_000) for n in range(6)]
+    for number, data in enumerate(files):
+        store = cache.over(Source(data))
+        if number == 0:
+            store.pin(artifact_of(data))
+        read_all(store, artifact_of(data), data)
+        eventually(lambda store=store: store.statistics().open_contents == 0)  # type: ignore[misc]
+        cache.close(store)
+        os.utime(cache.file(artifact_of(data), ".grains"), (number, number))
+    store = cache.over(Source(files[1]), size_bytes=1 << 20)
+    opened = store.open(artifact_of(files[1]))
+    os.utime(cache.file(artifact_of(files[1]), ".grains"), (1, 1))
+    eventually(lambda: store.statistics().evicted_bytes > 0, 20)
+    left = {
+        number for number, data in enumerate(files) if store.usage(artifact_of(data)).cached_bytes
+    }
+    assert {0, 1, 5} <= left
+    assert 2 not in left
+    assert opened.read(0, 100) == files[1][:100]
+    opened.close()
+
+
+def test_a_cache_directory_deleted_under_way_loses_nothing(cache: Cache) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    content.read(0, 100)
+    shutil.rmtree(cache.directory)
+    assert content.read(1_000_000, 2_000_000) == DATA[1_000_000:2_000_000]
+    content.close()
+    read_all(store, artifact_of(DATA))
+
+
+def test_a_cache_directory_that_cannot_be_used_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match="--cache-dir"):
+        Cache(tmp_path / "file" / "cache").over(Source(DATA))
+
+
+def test_an_adopted_file_is_never_fetched(cache: Cache, tmp_path: Path) -> None:
+    source = Source(DATA)
+    store = cache.over(source)
+    (tmp_path / "spooled").write_bytes(DATA)
+    assert store.adopt(artifact_of(DATA), tmp_path / "spooled")
+    (tmp_path / "spooled").unlink()
+    read_all(store, artifact_of(DATA))
+    assert source.requests == []
+
+
+def test_nobody_else_can_look_into_the_cache(cache: Cache) -> None:
+    store = cache.over(Source(DATA))
+    read_all(store, artifact_of(DATA))
+    assert cache.directory.stat().st_mode & 0o077 == 0
+    assert cache.file(artifact_of(DATA)).stat().st_mode & 0o077 == 0
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.cache.test_store import Cache, DATA
+from tests.cache.source import Source, artifact_of
+store = Cache(Path(sys.argv[1])).over(Source(DATA))
+content = store.open(artifact_of(DATA))
+content.read(0, 2_000_000)
+print("read", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_kill_in_mid_download_leaves_a_usable_cache(cache: Cache) -> None:
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(cache.directory)],
+        stdout=subprocess.PIPE, cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"read\n"
+    eventually(lambda: list(cache.directory.rglob("*.grains")), 10)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    source = Source(DATA)
+    read_all(cache.over(source), artifact_of(DATA))
+    assert source.delivered_bytes < len(DATA)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    reads=st.lists(st.tuples(st.integers(0, 700_000), st.integers(0, 300_000)), max_size=12),
+    breaks=st.sets(st.integers(0, 14)),
+    restart=st.integers(0, 12),
+)
+def test_random_reads_and_faults_give_right_bytes_or_an_error(
+    cache: Cache, reads: list[tuple[int, int]], breaks: set[int], restart: int
+) -> None:
+    data = DATA[:700_001]
+    shutil.rmtree(cache.directory, ignore_errors=True)
+    source = Source(data)
+    pieces = [0]
+
+    def fault(offset: int, piece: bytes) -> bytes:
+        pieces[0] += 1
+        if pieces[0] in breaks:
+            raise Unreachable("broke")
+        return piece
+
+    source.fault = fault
+    store = cache.over(source)
+    content = store.open(artifact_of(data))
+    for number, (start, length) in enumerate(reads):
+        if number == restart:
+            content.close()
+            cache.close(store)
+            store = cache.over(source)
+            content = store.open(artifact_of(data))
+        try:
+            assert content.read(start, start + length) == data[start : start + length]
+        except Unreachable:
+            assert breaks
+    content.close()
+    cache.close(store)
