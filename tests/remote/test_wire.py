@@ -1,0 +1,194 @@
+"""The service's JSON in all its shapes: documented ones are read, others tolerated or named."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from artifactfs.errors import ArtifactfsError, BadAnswer
+from artifactfs.remote import wire
+
+HASH = "ab" * 32
+FULL: dict[str, Any] = {
+    "id": "art_1",
+    "sha256": HASH,
+    "size": 123,
+    "filename": "dataset.parquet",
+    "content_type": "application/octet-stream",
+    "created_at": "2026-11-23T12:00:00Z",
+    "expires_at": "2026-11-30T12:00:00Z",
+    "status": "ready",
+    "external_url": None,
+    "job_id": None,
+}
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=5)
+    ),
+    max_leaves=12,
+)
+
+
+def without(*keys: str, **more: Any) -> dict[str, Any]:
+    return {key: value for key, value in FULL.items() if key not in keys} | more
+
+
+def test_the_documented_object_is_read() -> None:
+    found = wire.artifact(FULL)
+    assert (found.id, found.sha256, found.size_bytes) == ("art_1", HASH, 123)
+    assert (found.filename, found.created_at) == ("dataset.parquet", NOON)
+    assert found.expires_at == NOON + timedelta(days=7)
+    assert found.metadata == {}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        without("id", artifact_id="art_1"),
+        without("filename", name="dataset.parquet"),
+        without("filename", file_name="dataset.parquet"),
+        without("size", size_bytes=123),
+        without("size", bytes=123),
+        without("sha256", hash=HASH),
+        without("sha256", digest=f"sha256:{HASH}"),
+        without("sha256", sha256=HASH.upper()),
+        without("created_at", inserted_at="2026-11-23T12:00:00Z"),
+        without("expires_at"),
+        {"artifact": FULL},
+        {"data": FULL},
+    ],
+)
+def test_other_names_and_wrappings_mean_the_same(document: dict[str, Any]) -> None:
+    assert wire.artifact(document) == wire.artifact(FULL)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-11-23T12:00:00Z",
+        "2026-11-23T12:00:00.000Z",
+        "2026-11-23T12:00:00.000000+00:00",
+        "2026-11-23T14:00:00+02:00",
+        "2026-11-23T12:00:00",
+        "2026-11-23 12:00:00",
+        1_795_435_200,
+        1_795_435_200_000,
+        1_795_435_200.0,
+    ],
+)
+def test_times_in_many_forms_are_one_moment(value: object) -> None:
+    assert wire.time_of(value) == NOON
+
+
+def test_unknown_keys_are_kept_for_the_user() -> None:
+    assert wire.artifact(FULL | {"tags": ["a"], "variant": 3}).metadata == {
+        "tags": ["a"],
+        "variant": 3,
+    }
+
+
+def test_absent_hash_size_and_name_are_none_none_and_the_id() -> None:
+    found = wire.artifact({"id": "art_1", "created_at": "2026-11-23T12:00:00Z"})
+    assert (found.sha256, found.size_bytes, found.filename) == (None, None, "art_1")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, without("id"), FULL | {"size": -1}, FULL | {"sha256": "xyz"}, FULL | {"size": "big"}, 5],
+)
+def test_an_unusable_artifact_is_left_out_with_one_warning(
+    document: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = list(wire.artifacts((document, FULL)))
+    assert [one.id for one in found] == ["art_1"]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("key", ["artifacts", "items", "data"])
+@pytest.mark.parametrize("cursor", ["next_cursor", "next", "next_page_token"])
+def test_pages_in_other_words(key: str, cursor: str) -> None:
+    page = wire.page({key: [FULL], cursor: "c"}, "list", wire.ARTIFACT_LISTS)
+    assert (page.entries, page.cursor) == ((FULL,), "c")
+    assert wire.page([FULL], "list", wire.ARTIFACT_LISTS).cursor is None
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(BadAnswer, match="upload_url"):
+        wire.direct_ticket({"artifact_id": "art_1"}, NOON)
+    with pytest.raises(BadAnswer, match="upload_id"):
+        wire.multipart_ticket({"part_size": 5}, 10, NOON)
+    with pytest.raises(BadAnswer, match="part_size"):
+        wire.multipart_ticket({"upload_id": "u"}, 10, NOON)
+    with pytest.raises(BadAnswer, match="artifacts"):
+        wire.page({"things": []}, "list", wire.ARTIFACT_LISTS)
+
+
+@given(anything)
+def test_no_json_raises_anything_but_our_errors(document: Any) -> None:
+    readers = [
+        lambda: list(wire.artifacts((document,))),
+        lambda: wire.page(document, "x", wire.ARTIFACT_LISTS),
+        lambda: wire.direct_ticket(document, NOON),
+        lambda: wire.multipart_ticket(document, 100, NOON),
+        lambda: wire.multipart_state(document),
+        lambda: wire.part_urls(document, "x"),
+        lambda: wire.existing(document, "x"),
+        lambda: wire.answered_artifact(document, "x"),
+    ]
+    for read in readers:
+        try:
+            read()
+        except ArtifactfsError as error:
+            assert "\n" not in str(error)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FULL)), anything))
+def test_any_values_in_known_keys_give_an_artifact_or_a_reason(changed: dict[str, Any]) -> None:
+    try:
+        found = wire.artifact(FULL | changed)
+    except ValueError:
+        return
+    assert found.id
+    assert found.filename
+    assert found.size_bytes is None or found.size_bytes >= 0
+    assert found.sha256 is None or len(found.sha256) == 64
+    assert found.created_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"error": {"message": "no credits", "code": "c"}}', "no credits"),
+        (b'{"error": "text"}', "text"),
+        (b'{"message": "m"}', "m"),
+        (b"plain\ntext", "plain text"),
+        (b"<html><head><title>502 Bad Gateway</title>", "502 Bad Gateway"),
+        (b"", ""),
+    ],
+)
+def test_the_services_words_are_found_in_any_body(body: bytes, words: str) -> None:
+    assert wire.complaint(body).message == words
+
+
+@given(st.binary(max_size=2000) | anything.map(lambda value: json.dumps(value).encode()))
+def test_the_words_of_any_body_are_one_bounded_printable_line(body: bytes) -> None:
+    found = wire.complaint(body)
+    for text in (found.message, found.code, found.action):
+        assert len(text) <= wire.MOST_WORDS
+        assert text.isprintable()
+
+
+def test_json_that_is_too_deep_or_not_json_is_a_bad_answer() -> None:
+    for body in (b"[" * 200_000, b"\xff", b"", b"{"):
+        with pytest.raises(BadAnswer):
+            wire.parse(body, "GET /artifacts")
