@@ -214,7 +214,7 @@ class Client:
         content = self.store.open(artifact)
         try:
             written = 0
-            while piece := content.read(written, written + _PIECE_BYTES):
+            while piece := content.read(written, written + _PIECE_BYTES, cancelled=cancelled):
                 if cancelled.is_set():
                     raise Cancelled(f"stopped while reading {artifact.filename}")
                 target.write(piece)

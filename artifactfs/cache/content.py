@@ -49,6 +49,7 @@ from artifactfs.spans import Span
 Done = Callable[[BaseException | None], None]
 
 MOST_ATTEMPTS = 2
+LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
 
@@ -519,7 +520,7 @@ class Content:
         self._counters.misses += 1
         return self._shared.request(span, done, time.monotonic() + self._read_timeout_s)
 
-    def read(self, start: int, stop: int) -> bytes:
+    def read(self, start: int, stop: int, *, cancelled: threading.Event | None = None) -> bytes:
         """The bytes, waiting up to the read time-out. Raises what kept them from coming."""
         for _ in range(8):
             data = self.try_read(start, stop)
@@ -534,9 +535,14 @@ class Content:
 
             wanted = Span(start, max(start, min(stop, self._shared.size_bytes)))
             waiter = self.request(wanted, done)
-            if not arrived.wait(self._read_timeout_s + 1):
-                waiter.cancel()
-                raise TimedOut(f"{self._shared.artifact.id}: its bytes did not come in time")
+            deadline_s = time.monotonic() + self._read_timeout_s + 1
+            while not arrived.wait(LOOK_S if cancelled is not None else self._read_timeout_s + 1):
+                if cancelled is not None and cancelled.is_set():
+                    waiter.cancel()
+                    raise Cancelled(f"{self._shared.artifact.id}: the read was given up")
+                if time.monotonic() >= deadline_s:
+                    waiter.cancel()
+                    raise TimedOut(f"{self._shared.artifact.id}: its bytes did not come in time")
             if outcome[0] is not None:
                 raise outcome[0]
         raise ContentMismatch(f"{self._shared.artifact.id}: its cached bytes do not stay right")

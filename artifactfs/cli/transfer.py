@@ -86,16 +86,21 @@ def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, so that a transfer ends tidily."""
+    """An event that Ctrl-C and SIGTERM set, for a tidy end; the second time ends it at once."""
     cancelled = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
         _ = number, frame
+        if cancelled.is_set():
+            raise KeyboardInterrupt
         cancelled.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield cancelled
+    except ArtifactfsError:
+        if not cancelled.is_set():
+            raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,0 +1,277 @@
+"""Every command against a real service and a real mount."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from artifactfs.controller.testing import LocalController
+from tests.faults import FaultProxy
+
+from .conftest import ServiceClient, UserMount, alive, sha256, wait_until
+
+pytestmark = pytest.mark.fuse
+
+
+@pytest.fixture
+def binding() -> str:
+    return "native"
+
+
+def test_put_ls_get_and_what_they_print(
+    user: UserMount, service: ServiceClient, tmp_path: Path
+) -> None:
+    (tmp_path / "a.bin").write_bytes(b"a" * 5000)
+    (tmp_path / "dir" / "sub").mkdir(parents=True)
+    (tmp_path / "dir" / "sub" / "b.bin").write_bytes(b"b")
+    user.command("put", tmp_path / "a.bin")
+    user.command("put", "--name", "renamed/c.bin", tmp_path / "a.bin")
+    user.command("put", "-r", tmp_path / "dir")
+    assert user.command("ls").stdout.split() == ["a.bin", "dir/sub/b.bin", "renamed/c.bin"]
+    listed = json.loads(user.command("ls", "--json").stdout)
+    assert listed[0]["sha256"] == sha256(b"a" * 5000)
+    assert "5.0 kB" in user.command("ls", "-l", "a.bin").stdout
+    user.command("get", "a.bin", cwd=tmp_path / "dir")
+    assert (tmp_path / "dir" / "a.bin").read_bytes() == b"a" * 5000
+    assert user.command("get", "a.bin", check=False, cwd=tmp_path / "dir").returncode == 1
+    user.command("get", "-f", listed[0]["id"], sha256(b"b")[:12], "-o", tmp_path / "dir")
+    assert user.command("get", "-o", "-", "dir/sub/b.bin").stdout == "b"
+    missing = user.command("get", "a.bni", check=False)
+    assert missing.returncode == 1
+    assert "did you mean a.bin?" in missing.stderr
+
+
+def test_put_goes_on_after_a_file_that_fails(user: UserMount, tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(b"good")
+    done = user.command("put", "--json", tmp_path / "missing", tmp_path / "good", check=False)
+    assert done.returncode == 1
+    assert [one["name"] for one in json.loads(done.stdout)] == ["good"]
+    assert "missing" in done.stderr
+
+
+def test_an_external_reference_is_listed(user: UserMount) -> None:
+    user.command("put", "--url", "http://127.0.0.1:9/x", "--name", "ref")
+    assert json.loads(user.command("ls", "--json").stdout)[0]["external_url"] == (
+        "http://127.0.0.1:9/x"
+    )
+
+
+def test_ctrl_c_in_get_and_put_leaves_nothing_behind(
+    user: UserMount, controller: LocalController, service: ServiceClient, tmp_path: Path
+) -> None:
+    service.upload("big.bin", os.urandom(3_000_000))
+    (tmp_path / "large").write_bytes(os.urandom(70 << 20))
+    with FaultProxy(controller.url) as proxy:
+        proxy.break_with(method="GET", path="/artifacts/art_", stall_after=1_000_000, times=99)
+        proxy.break_with(method="PUT", path="/objects/parts", delay_s=5, times=99)
+        user.url = proxy.url
+        for words, request in (
+            (["get", "-o", tmp_path / "out", "big.bin"], ("GET", "/artifacts/art_")),
+            (["put", tmp_path / "large"], ("PUT", "/objects/parts")),
+        ):
+            running = subprocess.Popen(
+                [sys.executable, "-m", "artifactfs", *map(str, words)],
+                env=user.environment, stderr=subprocess.PIPE,
+            )  # fmt: skip
+            wait_until(lambda request=request: proxy.count(*request), 20, "it runs")
+            running.send_signal(signal.SIGINT)
+            assert running.wait(30) == 130
+            assert running.stderr is not None
+            assert b"Traceback" not in running.stderr.read()
+            running.stderr.close()
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+    assert [one["filename"] for one in service.artifacts()] == ["big.bin"]
+
+
+def test_status_in_words_in_json_and_as_a_check(mounted: UserMount) -> None:
+    os.listdir(mounted.path / "artifacts")
+    shown = mounted.command("status", mounted.path).stdout
+    assert str(mounted.path) in shown
+    assert mounted.token not in shown
+    document = json.loads(mounted.command("status", "--json", mounted.path).stdout)
+    assert document["mountpoint"] == str(mounted.path)
+    assert mounted.command("status", "--check", mounted.path).stdout == ""
+
+
+def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
+    user.settings = {"list.ttl": "1h"}
+    user.mount()
+    os.listdir(user.path / "artifacts")
+    data = os.urandom(1_000_000)
+    service.upload("late.bin", data)
+    user.command("refresh", user.path)
+    assert os.listdir(user.path / "artifacts") == ["late.bin"]
+    path = user.path / "artifacts" / "late.bin"
+    user.command("pin", path)
+    wait_until(lambda: os.getxattr(path, "user.artifactfs.cached") == b"100", 10)
+    user.command("unpin", path)
+
+
+def test_cache_stats_verify_and_clear(mounted: UserMount, service: ServiceClient) -> None:
+    service.upload("x.bin", os.urandom(500_000))
+    (mounted.path / "artifacts" / "x.bin").read_bytes()
+    wait_until(
+        lambda: json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 1, 10
+    )
+    mounted.unmount()
+    report = json.loads(mounted.command("cache", "verify", "--json").stdout)
+    assert report["dropped_grains"] == 0
+    assert report["grains"] == 4
+    assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
+    assert json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 0
+
+
+def test_doctor_finds_this_machine_well_and_a_wrong_token_not(user: UserMount) -> None:
+    done = user.command("doctor")
+    assert "answers and takes the token" in done.stdout
+    user.token = "flk_wrong"
+    done = user.command("doctor", "--json", check=False)
+    assert done.returncode == 1
+    failed = [one for one in json.loads(done.stdout) if one["state"] == "fail"]
+    assert [one["name"] for one in failed] == ["service"]
+    assert failed[0]["remedy"]
+
+
+def test_unmount_waits_for_uploads_and_says_what_remains(
+    user: UserMount, controller: LocalController, service: ServiceClient
+) -> None:
+    user.mount()
+    (user.path / "drop" / "quick.bin").write_bytes(b"quick")
+    user.unmount()
+    assert service.named("quick.bin")
+    user.mount()
+    controller.stop()
+    (user.path / "drop" / "left.bin").write_bytes(b"left")
+    pid = user.pid
+    done = user.command("unmount", "--timeout", "1", user.path, check=False)
+    assert done.returncode == 3
+    assert "left.bin" in done.stderr
+    assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid), 20, "the driver ended")
+    controller.start()
+    user.mount()
+    user.settle()
+    assert service.named("left.bin")
+
+
+def test_unmount_by_force_ends_a_mount_that_is_stuck(
+    user: UserMount, controller: LocalController, service: ServiceClient
+) -> None:
+    with FaultProxy(controller.url) as proxy:
+        user.url = proxy.url
+        user.settings = {"list.ttl": "0"}
+        user.mount()
+        service.upload("stuck.bin", os.urandom(1_000_000))
+        path = user.path / "artifacts" / "stuck.bin"
+        path.stat()
+        proxy.break_with(method="GET", path="/artifacts/art_", delay_s=300, times=999)
+        reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        wait_until(lambda: proxy.count("GET", "/artifacts/art_"), 10, "the reader waits")
+        pid = user.pid
+        assert os.listdir(user.path)
+        user.command("unmount", "--force", user.path, timeout_s=20)
+        assert reader.wait(10) != 0
+        assert reader.stderr is not None
+        reader.stderr.close()
+        assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
+        wait_until(lambda: not alive(pid), 40, "the driver ended")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts_cleanly(mounted: UserMount, number: signal.Signals) -> None:
+    pid = mounted.pid
+    os.kill(pid, number)
+    wait_until(lambda: not alive(pid), 20, "the driver ended")
+    assert str(mounted.path) not in Path("/proc/self/mountinfo").read_text()
+    assert os.listdir(mounted.path) == []
+
+
+def test_the_foreground_mount_says_that_it_is_there_and_ends_with_ctrl_c(
+    user: UserMount,
+) -> None:
+    user.path.mkdir()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "artifactfs", "mount", "--foreground", user.path],
+        env=user.environment, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    for line in running.stderr:
+        if "mounted at" in line:
+            break
+    assert "artifacts" in os.listdir(user.path)
+    running.send_signal(signal.SIGINT)
+    running.stderr.read()
+    assert running.wait(20) == 0
+    running.stderr.close()
+    assert os.listdir(user.path) == []
+
+
+def test_the_token_is_in_no_file_and_no_argument_of_the_mount(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    service.upload("x", b"x")
+    (mounted.path / "artifacts" / "x").read_bytes()
+    (mounted.path / "drop" / "y").write_bytes(b"y")
+    mounted.settle()
+    secret = mounted.token.encode()
+    assert secret not in Path(f"/proc/{mounted.pid}/cmdline").read_bytes()
+    assert mounted.token not in Path("/proc/self/mountinfo").read_text()
+    mounted.unmount()
+    for path in mounted.home.rglob("*"):
+        if path.is_file():
+            assert secret not in path.read_bytes(), path
+
+
+def test_two_mounts_of_one_service_live_side_by_side(
+    mounted: UserMount, service: ServiceClient, tmp_path: Path
+) -> None:
+    second = tmp_path / "second"
+    second.mkdir()
+    mounted.command("mount", "-o", "list.ttl=0,drop.linger=0", second)
+    try:
+        (mounted.path / "drop" / "one").write_bytes(b"1")
+        (second / "drop" / "two").write_bytes(b"2")
+        mounted.settle()
+        mounted.command("flush", second)
+        for mount in (mounted.path, second):
+            assert sorted(os.listdir(mount / "artifacts")) == ["one", "two"]
+        both = mounted.command("status", check=False)
+        assert both.returncode == 1
+        assert "several" in both.stderr
+    finally:
+        mounted.command("unmount", second)
+
+
+def test_the_demo_starts_and_undoes_everything(user: UserMount) -> None:
+    done = user.command("demo", "--exit")
+    assert "results/a.csv" in done.stdout
+    assert "artifactfs-demo" not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_serve_prints_one_line_and_keeps_its_token_to_itself(
+    user: UserMount, tmp_path: Path
+) -> None:
+    environment = {**user.environment}
+    environment.pop("ARTIFACTFS_TOKEN")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "artifactfs", "serve", "--port", "0", "--data", tmp_path / "d"],
+        env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    line = running.stdout.readline()
+    assert line.startswith("artifactfs controller on http://127.0.0.1:")
+    token = tmp_path / "d" / "token"
+    assert token.stat().st_mode & 0o077 == 0
+    user.url, user.token = line.split()[-1], token.read_text().strip()
+    assert user.command("ls").stdout == ""
+    running.send_signal(signal.SIGTERM)
+    assert running.stdout.read() == ""
+    assert running.wait(10) == 0
+    running.stdout.close()
