@@ -60,8 +60,10 @@ class Places:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.parent.chmod(0o700)
         probe = self.root / f".probe-{secrets.token_hex(4)}"
-        probe.touch(mode=0o600)
-        probe.unlink()
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
 
     def of(self, artifact: Artifact) -> Place:
         """Where the artifact's content lies, or would."""

@@ -464,7 +464,13 @@ class Outbox:
         return self._was_killed(pid)
 
     def reserve(self, size_bytes: int) -> None:
-        """Room for that many more bytes, or fewer. Raises `SpoolFull`."""
+        """Room for that many more bytes, or fewer. Raises `SpoolFull`.
+
+        Some of the disk is spared for the journal, so that what was closed can still be written
+        down, uploaded and removed when programs have filled the rest.
+        """
+        if size_bytes > 0 and self._files.left_bytes() < size_bytes:
+            raise SpoolFull(f"the spool's disk is full: {self._files.directory}")
         with self._room:
             after_bytes = self._used_bytes + size_bytes
             if 0 < self._max_size_bytes < after_bytes and size_bytes >= 0:

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from artifactfs.errors import DropError
 
 MOST_SLOTS = 1000
+SPARED_BYTES = 16 << 20
 
 
 class Slot:
@@ -42,6 +43,12 @@ class Slot:
     def path(self, entry_id: int) -> Path:
         """The file of an entry."""
         return self.files / str(entry_id)
+
+    def left_bytes(self) -> int:
+        """What the disk has left for files, without what is spared for the journal."""
+        disk = os.statvfs(self.directory)
+        spared_bytes = min(SPARED_BYTES, disk.f_blocks * disk.f_frsize // 4)
+        return disk.f_bavail * disk.f_frsize - spared_bytes
 
     def sync_files(self) -> None:
         """Bring the names in ``files/`` to the disk."""

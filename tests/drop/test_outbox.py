@@ -304,9 +304,9 @@ def test_a_full_spool_says_so_and_keeps_what_was_closed(bench: Bench) -> None:
     file = outbox.create("second", 0o644)
     with pytest.raises(SpoolFull):
         file.write(0, b"y" * 600)
+    outbox.unlink("second")
     file.flush(0)
     file.release()
-    outbox.unlink("second")
     assert outbox.wait(timeout_s=10) == []
     assert bench.listed() == {"first": digest(b"x" * 600)}
     write(outbox, "third", b"z" * 300)

@@ -1,0 +1,89 @@
+"""Disks that are full: a clear word at the mount, ENOSPC at the write, reading without caching."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import ServiceClient, UserMount, sha256
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(os.getuid() != 0, reason="only root makes a small disk"),
+]
+
+
+@pytest.fixture
+def binding() -> str:
+    return "native"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("setting", ["state.dir", "cache.dir"])
+def test_a_full_disk_at_the_mount_is_one_clear_line(
+    user: UserMount, small_disk: Path, setting: str
+) -> None:
+    fill(small_disk)
+    user.path.mkdir()
+    done = user.command("mount", "-o", f"{setting}={small_disk}/x", user.path, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "No space left" in done.stderr or "full" in done.stderr
+    assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_cache_disk_that_fills_up_is_read_past(
+    user: UserMount, service: ServiceClient, small_disk: Path
+) -> None:
+    user.settings = {"list.ttl": "0", "cache.dir": f"{small_disk}/cache", "cache.min_free": "0"}
+    user.mount()
+    data = os.urandom(6_000_000)
+    service.upload("big.bin", data)
+    path = user.path / "artifacts" / "big.bin"
+    assert path.read_bytes() == data
+    with path.open("rb") as file:
+        file.seek(5_000_000)
+        assert file.read(1000) == data[5_000_000:5_001_000]
+
+
+def test_a_spool_disk_that_fills_up_refuses_the_write_and_keeps_what_was_closed(
+    user: UserMount, service: ServiceClient, small_disk: Path
+) -> None:
+    user.settings = {"list.ttl": "0", "drop.linger": "0", "spool.dir": f"{small_disk}/spool"}
+    user.mount()
+    (user.path / "drop" / "first.bin").write_bytes(b"first")
+    with (
+        (user.path / "drop" / "big.bin").open("wb", buffering=0) as file,
+        pytest.raises(OSError, match="No space left"),
+    ):
+        for _ in range(100):
+            file.write(bytes(100_000))
+    (user.path / "drop" / "big.bin").unlink()
+    user.settle()
+    (found,) = service.artifacts()
+    assert found["sha256"] == sha256(b"first")
