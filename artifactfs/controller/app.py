@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -211,7 +212,9 @@ def refusal_of(request: web.BaseRequest, error: Exception) -> Refusal:
         return Refusal(
             error.status, code, words, "GET /api/v1/docs lists the calls", headers=allowed
         )
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if (isinstance(error, OSError) and error.errno in _FULL) or (
+        isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
+    ):
         _log.error("%s %s: %s", request.method, request.path, error)
         return storage_full()
     _log.error("%s %s", request.method, request.path, exc_info=error)

@@ -89,7 +89,7 @@ class Artifacts:
         """GET and HEAD /artifacts/<id>."""
         record = self._records.named(request.match_info["id"])
         caller.owns(record.account, f"the artifact {record.id}")
-        record = self._records.alive(record.id)
+        record.check_alive()
         if record.external_url is not None:
             return _redirect(quote(record.external_url, safe=_PRINTABLE))
         if request.method == "GET":

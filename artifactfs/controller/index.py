@@ -207,13 +207,16 @@ class Index:
 
 def _apply(database: sqlite3.Connection, change: Change[Any]) -> tuple[Any, Exception | None]:
     database.execute("SAVEPOINT one")
+    outcome: tuple[Any, Exception | None]
     try:
-        return change(database), None
-    except Exception as error:  # noqa: BLE001 - it is raised where the change was handed in
+        outcome = change(database), None
+    except Exception as error:
+        if not database.in_transaction:
+            raise  # a full disk undoes the whole transaction, and so all that is in it
         database.execute("ROLLBACK TO one")
-        return None, error
-    finally:
-        database.execute("RELEASE one")
+        outcome = None, error
+    database.execute("RELEASE one")
+    return outcome
 
 
 def _answer(answer: asyncio.Future[Any], value: Any, error: Exception | None) -> None:

@@ -126,7 +126,9 @@ class Objects:
         """GET /objects/artifacts/<id>."""
         artifact_id = request.match_info["id"]
         self._signer.check(request, "GET", f"artifacts/{artifact_id}")
-        return await self._artifacts.content(request, self._records.alive(artifact_id))
+        record = self._records.named(artifact_id)
+        record.check_alive()
+        return await self._artifacts.content(request, record)
 
     async def _put(self, request: web.Request, ticket: Ticket, number: int) -> web.StreamResponse:
         self._check_open(ticket)

@@ -43,6 +43,11 @@ class Record:
     external_url: str | None
     document: bytes
 
+    def check_alive(self) -> None:
+        """Raise `Refusal` 410 if it has expired."""
+        if self.expires <= time.time():
+            raise Refusal(410, "expired", f"the artifact {self.id} has expired")
+
     @property
     def name(self) -> str:
         """The file name as text."""
@@ -164,13 +169,6 @@ class Records:
             raise not_found(f"the artifact {artifact_id}", "it may have expired; list again")
         return Record(*found)
 
-    def alive(self, artifact_id: str) -> Record:
-        """An artifact by its id. Raises `Refusal` 404, or 410 if it has expired."""
-        record = self.named(artifact_id)
-        if record.expires <= time.time():
-            raise Refusal(410, "expired", f"the artifact {artifact_id} has expired")
-        return record
-
     def with_content(
         self, account: str, sha256: str, filename: bytes | None = None
     ) -> Record | None:
@@ -217,15 +215,13 @@ class Records:
         )
 
     def expired(self) -> list[str]:
-        """Contents of artifacts that have expired since they were last asked for."""
-        return [
-            sha256
-            for (sha256,) in self._index.few(
-                "SELECT DISTINCT sha256 FROM artifacts WHERE cleaned = 0 AND expires <= ?"
-                " AND sha256 IS NOT NULL AND external_url IS NULL LIMIT 1000",
-                time.time(),
-            )
-        ]
+        """Contents of artifacts that have expired and were not cleaned; not all at once."""
+        rows = self._index.few(
+            "SELECT sha256 FROM artifacts WHERE cleaned = 0 AND expires <= ?"
+            " AND sha256 IS NOT NULL AND external_url IS NULL LIMIT 1000",
+            time.time(),
+        )
+        return list({sha256 for (sha256,) in rows})
 
     def is_wanted(self, sha256: str) -> bool:
         """Whether a living artifact of whatever account has this content."""

@@ -55,8 +55,8 @@ def serve(
     """Serve until SIGTERM or SIGINT, or, if so wanted, until standard input ends.
 
     `port` 0 is any free one; `token` None is the directory's own. `on_ready` is called with the URL
-    when it answers. For the main thread. Raises `ConfigError` for a directory or port that cannot
-    be had.
+    when it answers. For the main thread of a process of its own, whose umask it sets. Raises
+    `ConfigError` for a directory or port that cannot be had.
     """
     os.umask(0o077)
     with _locked(data):
@@ -167,7 +167,8 @@ class _Handler(web.RequestHandler):
             refusal = refusal_of(request, exc)
         else:
             words = " ".join((message or str(exc) or "this is no HTTP").split())
-            refusal = Refusal(status, "bad_request", words[:300], "send a valid HTTP request")
+            code = "bad_request" if status < 500 else "internal_error"
+            refusal = Refusal(status, code, words[:300], "send a valid HTTP request")
         response = refusal.response()
         response.force_close()
         return response

@@ -16,6 +16,7 @@ snapshot instead: nothing it needs is missing then, but what was between.
 from __future__ import annotations
 
 import asyncio
+import bisect
 import json
 import sqlite3
 from collections.abc import Callable
@@ -167,9 +168,8 @@ class Streams:
         return number if first - 1 <= number <= last else None
 
     def _after(self, number: int) -> list[Event]:
-        if not self._events:
-            return []
-        return self._events[max(0, number + 1 - self._events[0].number) :]
+        first = bisect.bisect_right(self._events, number, key=lambda event: event.number)
+        return self._events[first:]
 
     def _snapshot(self, job: Job, number: int) -> bytes:
         data = {"job_id": job.id, "job": job.document(), "tasks": job.all_tasks()}

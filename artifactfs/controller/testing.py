@@ -85,11 +85,12 @@ class LocalController:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=_SOURCES,
+                start_new_session=True,  # Ctrl-C is for whoever has started it
             )
         self.url = self._first_line().rpartition(" ")[2]
         self._port = int(self.url.rpartition(":")[2])
-        self.token = Path(str(self._options.get("token_file", self.data / "token"))).read_text()
-        self.token = self.token.strip()
+        token_file = self._options.get("token_file", self.data / "token")
+        self.token = Path(str(token_file)).read_text().strip()
 
     def stop(self) -> None:
         """End it as an operator would."""

@@ -8,9 +8,13 @@ elsewhere.
 
 from __future__ import annotations
 
+import re
+
 from aiohttp import web
 
-from artifactfs.controller.answers import not_found
+from artifactfs.controller.answers import Refusal, not_found
+
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?P<port>:[0-9]{1,5})?")
 
 
 class Urls:
@@ -21,14 +25,14 @@ class Urls:
         self.objects_port: int | None = None
 
     def object(self, request: web.Request, path: str) -> str:
-        """The absolute URL of `path` at the object store."""
+        """The absolute URL of `path` at the object store. Raises `Refusal` for no usable Host."""
         if self._public_url is not None:
             return self._public_url + path
-        if self.objects_port is None:
-            return f"{request.scheme}://{request.host}{path}"
-        host = request.url.host or "127.0.0.1"
-        host = f"[{host}]" if ":" in host else host
-        return f"{request.scheme}://{host}:{self.objects_port}{path}"
+        asked = _HOST.fullmatch(request.host)
+        if asked is None:
+            raise Refusal(400, "bad_request", "the Host header names no host")
+        port = asked["port"] if self.objects_port is None else f":{self.objects_port}"
+        return f"{request.scheme}://{asked['name']}{port or ''}{path}"
 
     def check_origin(self, request: web.Request) -> None:
         """Raise `Refusal` 404 for a call at the object store, or an object that is not there."""

@@ -86,7 +86,8 @@ class Stage:
 
     def random_file(self, name: str, size_bytes: int) -> Path:
         """A local file of random bytes, made once a run."""
-        path = self.directory / name
+        path = self.directory / "files" / name
+        path.parent.mkdir(exist_ok=True)
         if not path.exists():
             with path.open("wb") as file:
                 for start in range(0, size_bytes, CHUNK):

@@ -1,7 +1,7 @@
 """A real controller on loopback, spoken to over real HTTP.
 
-Most tests share one controller for their module and keep apart by accounts: each gets a member of an
-account of its own. Those that stop it, or need other options, start their own.
+Most tests share one controller for their module and keep apart by accounts: each gets a member of
+an account of its own. Those that stop it, or need other options, start their own.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+
 from artifactfs.controller.testing import LocalController
 
 _accounts = itertools.count()
@@ -172,7 +173,7 @@ class Stream:
                 self.retry = int(value)
         return None
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

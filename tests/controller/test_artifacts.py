@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifactfs.controller.testing import LocalController
 
+from artifactfs.controller.testing import LocalController
 from tests.controller.conftest import (
     Client,
     code_of,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from artifactfs.controller.ranges import (
     Part,
     Unsatisfiable,
@@ -10,9 +13,6 @@ from artifactfs.controller.ranges import (
     part_of,
     precondition_fails,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
 from tests.controller.conftest import Client, code_of, sha256
 
 TAG = '"abc"'

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ GRACE_S: Final = 3.0
 CLOSE_WITHIN_S: Final = 10.0
 READAHEAD_KB: Final = 1024
 SWITCH_INTERVAL_S: Final = 0.0005
+OLDEST_LINUX: Final = (5, 4)
 
 
 class NativeBinding:
@@ -62,6 +64,13 @@ class NativeBinding:
     def __init__(self, *, backing_directory: Path | None = None) -> None:
         if not sys.platform.startswith("linux"):
             raise MountError("the native binding speaks with Linux only", remedy="--fuse fusepy")
+        release = os.uname().release
+        if _version(release) < OLDEST_LINUX:
+            raise MountError(
+                f"the native binding needs Linux {'.'.join(map(str, OLDEST_LINUX))}, "
+                f"this is {release}",
+                remedy="--fuse fusepy",
+            )
         self._backing_directory = backing_directory
         self._ending: Ending | None = None
         self._stopped = False
@@ -195,6 +204,12 @@ class NativeBinding:
                 abort(Mounted(mountpoint, "", self._connection))
             except MountError as error:
                 _log.debug("%s", error)  # closing the device cuts it too
+
+
+def _version(release: str) -> tuple[int, ...]:
+    """The first two numbers of ``6.1.0-13-amd64``; what has none counts as new."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return tuple(map(int, found.groups())) if found else OLDEST_LINUX
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 One thread takes request after request and answers most of them itself. That is what makes the
 driver fast in Python: no threads fight for the interpreter over small answers. What waits for the
 network goes to a pool. In between lie operations that are brief nearly always, but now and then
-wait for a disk: a small write, an open, a rename. Handing one of those to another thread costs
-four times the operation itself (70 against 16 µs for a write of 4 KiB: two wake-ups and a fight for
-the interpreter), and doing it on the reading thread would hold up everybody on the day the disk is
-slow.
+wait for a disk: a read of cached bytes, a small write, an open, a rename. Handing one of those to
+another thread costs four times the operation itself (70 against 16 µs for a write of 4 KiB: two
+wake-ups and a fight for the interpreter), and doing it on the reading thread would hold up
+everybody on the day the disk is slow.
 
 So the reading thread does them, and **loses the right to read** if that takes longer than
 `TAKEOVER_S`: the right passes to a thread that was parked for this, the stuck one finishes what it
@@ -18,7 +18,7 @@ that was slow goes to the pools for a while, the longer the slower it was.
        └────────────── finishes the job ◀──────────────────┘
 
 Somebody must look at the clock. The standby thread does, every millisecond, but only while brief
-jobs come in; the first one of a burst wakes it up and goes to a pool.
+jobs come in; the first one of a burst wakes it up.
 
 Only who has the right touches the device's input, `turn`, and what is documented as the reading
 thread's own; passing the right on orders one's writes before the other's reads.
@@ -97,20 +97,19 @@ class Crew:
     def take(self, kind: int, job: Job) -> bool:
         """Have `job`, which is usually brief, done by the reading thread after this message.
 
-        `kind` is what it is known by when it proves slow: the opcode. False: not this time (or not
-        called by the reading thread); whoever asks finds another thread for it.
+        `kind` is what it is known by when it proves slow: the opcode. False: not this time, as it
+        was slow lately (or not called by the reading thread); another thread must do it.
         """
         if self._leader != threading.get_ident():
             return False
         if self._job is not None or self._job_since_s is not None:
             return False
-        if not self._ticking:
-            self._awake.set()
-            return False
         if self._parked == 0 or self._stuck >= MOST_STUCK:
             return False
         if self._slow_until_s.get(kind, 0.0) > time.monotonic():
             return False
+        if not self._ticking:
+            self._awake.set()
         self._job = kind, job
         return True
 

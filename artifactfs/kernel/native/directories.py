@@ -25,7 +25,7 @@ from artifactfs.kernel.native.handles import OpenDirectory
 from artifactfs.kernel.native.stat import bare_entry_plus, dirent
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
-from artifactfs.tree.node import Directory, Entry, Kind, Node
+from artifactfs.tree.node import Directory, Entry, Kind, Link, Node
 
 _log = logging.getLogger(__name__)
 
@@ -181,4 +181,6 @@ def _shown(name: str) -> bytes | None:
 
 
 def _kind(node: Node) -> Kind:
-    return node.attributes().kind if not isinstance(node, Directory) else Kind.DIRECTORY
+    if isinstance(node, Directory):
+        return Kind.DIRECTORY
+    return Kind.LINK if isinstance(node, Link) else Kind.FILE

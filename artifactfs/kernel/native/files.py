@@ -1,12 +1,13 @@
 """Operations on files: OPEN, CREATE, READ, WRITE, FLUSH and what belongs to them.
 
-**A read** asks the handle for what it has at hand and answers on the reading thread. Where bytes
-are missing, it leaves a request with the handle (`Handle.request`) and goes on; the thread that
-brings the bytes answers. So a thousand stuck readers cost no thread. Handles that know no requests
-are read on a pool's thread.
+**A read** asks the handle for what it has at hand and answers on the reading thread, or on a pool's
+while the disk is slow (`crew`). Where bytes are missing, it leaves a request with the handle
+(`Handle.request`) and goes on; the thread that brings the bytes answers. So a thousand stuck
+readers cost no thread. Handles that know no requests are read on a pool's thread.
 
-**A write** goes to the spool's pool with the message's own memory: the reading thread takes another
-buffer meanwhile, nothing is copied.
+**A write** is carried out from the message's own memory, nothing is copied: a small one by the
+reading thread (`crew`), a large one by the spool's pool while the reading thread goes on with
+another buffer.
 
 **FLUSH** is what ``close`` waits for. Files that were opened only for reading have nothing to make
 durable, so it is answered at once, or not even asked for (NOFLUSH).
@@ -150,12 +151,9 @@ class FileOperations:
 
     def read(self, call: Call, body: memoryview) -> None:
         fh, start, size, *_ = wire.READ_IN.unpack_from(body)
-        opened = self._handles.file(fh)
-        data = opened.handle.try_read(start, start + size)
-        if data is not None:
-            call.answer(_whole(opened, start, size, data))
-            return
-        _Reading(self._mount, call, opened, start, size).begin()
+        reading = _Reading(self._mount, call, self._handles.file(fh), start, size)
+        if not self._mount.crew.take(Opcode.READ, reading.do):
+            reading.do_elsewhere()
 
     def seek(self, call: Call, body: memoryview) -> None:
         fh, offset, whence, _ = wire.LSEEK_IN.unpack_from(body)
@@ -231,10 +229,11 @@ class FileOperations:
 
 
 class _Reading:
-    """A read that has to wait: for a ticket's callback, and if that is not enough, on a pool.
+    """One read: what is at hand at once, else by a ticket's callback, and if that is not enough,
+    on a pool.
 
-    The file is held from `begin` on by this object and let go by whoever takes the call out of the
-    table: `_done`, or `_abandon` when the call is ended early.
+    While it waits for the callback the file is held by this object, and let go by whoever takes the
+    call out of the table: `_done`, or `_abandon` when the call is ended early.
     """
 
     __slots__ = ("_abandoned", "_call", "_mount", "_opened", "_size", "_start", "_ticket")
@@ -248,8 +247,35 @@ class _Reading:
         self._ticket: Ticket | None = None
         self._abandoned = False
 
-    def begin(self) -> None:
-        """Leave the request with the handle."""
+    def do(self) -> None:
+        """Answer with what is at hand, or leave a request with the handle. Raises nothing."""
+        try:
+            data = self._opened.handle.try_read(self._start, self._start + self._size)
+            if data is not None:
+                self._call.answer(_whole(self._opened, self._start, self._size, data))
+                return
+        except BaseException as error:  # noqa: BLE001 - becomes an errno, whatever it is
+            self._call.fail(error)
+            return
+        self._request()
+
+    def do_elsewhere(self) -> None:
+        """`do` on a pool's thread: the disk is slow."""
+        calls, call, opened = self._mount.calls, self._call, self._opened
+
+        def work() -> None:
+            try:
+                if calls.claim(call):
+                    self.do()
+            finally:
+                self._mount.handles.let_go(opened)
+
+        self._mount.handles.hold(opened)
+        calls.defer(call)
+        if not self._mount.pools.fetch.submit(work):
+            work()
+
+    def _request(self) -> None:
         calls, call = self._mount.calls, self._call
         self._mount.handles.hold(self._opened)
         calls.defer(call, abandon=self._abandon)

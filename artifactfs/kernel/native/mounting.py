@@ -109,7 +109,10 @@ def may_mount() -> bool:
 
 def _mount(mountpoint: Path, options: MountOptions) -> tuple[int, int]:
     """A mounted descriptor and 0, or -1 and the errno."""
-    fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = os.open(FUSE_DEVICE, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(mountpoint, error.errno or errno.EIO) from error
     try:
         data = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id={os.getuid()},group_id={os.getgid()}"
         if options.allow_other:

@@ -69,7 +69,7 @@ class Parts:
             call.answer()
 
     def warm_up(self, opcode: int = BRIEF) -> None:
-        """Until jobs of this kind are taken."""
+        """Until jobs of this kind are taken: a spare thread is parked, none was slow lately."""
 
         def is_taken() -> bool:
             self.kernel.asked(opcode)
@@ -102,12 +102,6 @@ def parts() -> Iterator[Parts]:
     assert parts.ended.wait(10)
     assert parts.crew.join(10)
     parts.kernel.device.close(unused=True)
-
-
-def test_the_first_job_of_a_burst_goes_elsewhere_later_ones_are_taken(parts: Parts) -> None:
-    parts.kernel.asked(BRIEF)
-    assert parts.taken == [False]
-    parts.warm_up()
 
 
 def test_a_brief_job_is_done_by_the_thread_that_reads(parts: Parts) -> None:
@@ -160,20 +154,6 @@ def test_many_stuck_jobs_are_not_taken_without_end(parts: Parts) -> None:
     grown = {thread.name for thread in threading.enumerate()} - names
     assert len(grown) <= MOST_STUCK + 4
     parts.go_on.set()
-
-
-def test_when_nothing_is_to_be_done_the_standby_sleeps(parts: Parts) -> None:
-    parts.warm_up()
-
-    def is_refused_again() -> bool:
-        parts.kernel.asked(BRIEF)
-        return not parts.taken[-1]
-
-    def waited() -> bool:
-        time.sleep(0.3)
-        return is_refused_again()
-
-    eventually(waited)
 
 
 def test_the_end_while_a_job_is_stuck_is_told_at_once() -> None:

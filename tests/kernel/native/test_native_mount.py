@@ -287,6 +287,42 @@ def test_a_killed_reader_is_gone_at_once(mount: Mount) -> None:
     eventually(lambda: mount.command("facts")["waiting"] == 0)
 
 
+def test_a_disk_that_hangs_holds_up_only_its_own_readers(mount: Mount) -> None:
+    """What is nearly always brief is done by the reading thread, which must not be stuck then."""
+    mount.hold("try_read", name="big.bin")
+    with subprocess.Popen(["cat", mount / "fixed/big.bin"], stdout=subprocess.DEVNULL) as stuck:
+        mount.wait_held("try_read")
+        for number in range(20):
+            assert (mount / "fixed/hello.txt").read_bytes() == b"hello\n"
+            (mount / f"drop/{number}").write_bytes(b"x")
+            os.listdir(mount / "drop")
+            assert os.stat(mount / "fixed/empty").st_size == 0
+        assert stuck.poll() is None
+        mount.let_go()
+        assert stuck.wait(10) == 0
+
+
+def test_a_killed_writer_can_be_recognised_while_its_file_is_flushed(mount: Mount) -> None:
+    """It is not let go before the tree has looked at it, however dead it is already."""
+    script = "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY); print(flush=True); "
+    with subprocess.Popen(
+        [sys.executable, "-c", script + "import time; time.sleep(60)", mount / "drop/a"],
+        stdout=subprocess.PIPE,
+    ) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        mount.hold("flush", name="a")
+        writer.kill()
+        mount.wait_held("flush")
+        pid = mount.command("detail", operation="flush")
+        assert pid == writer.pid
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        assert int(after_name[6]) & 0x404 == 0x404  # PF_EXITING and PF_SIGNALED, proc_pid_stat(5)
+        assert writer.wait(10) == -signal.SIGKILL  # though the flush goes on
+        assert mount.command("held", operation="flush") == 1
+        mount.let_go()
+
+
 def test_reading_through_the_driver_reads_a_megabyte_at_a_time(mount: Mount) -> None:
     if mount.command("facts").get("readahead_kb") != 1024:
         pytest.skip("the read-ahead cannot be raised here")

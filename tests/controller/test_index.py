@@ -1,0 +1,89 @@
+"""The index by itself: many changes in one transaction, and none spoils another."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from artifactfs.controller.index import Index
+
+ADD = "INSERT INTO secrets VALUES (?, ?)"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    with sqlite3.connect(tmp_path / "i.sqlite") as database:
+        database.execute("CREATE TABLE secrets (name TEXT PRIMARY KEY, value BLOB)")
+    database.close()
+    made = Index(tmp_path / "i.sqlite")
+    made.start()
+    with contextlib.closing(made):
+        yield made
+
+
+def run(act: Callable[[], Awaitable[object]]) -> object:
+    async def wait() -> object:
+        return await act()
+
+    return asyncio.run(wait())
+
+
+def count(index: Index) -> int:
+    return int(index.one("SELECT count(*) FROM secrets")[0])
+
+
+def test_what_was_written_is_read_at_once(index: Index) -> None:
+    async def act() -> None:
+        for number in range(50):
+            assert await index.execute(ADD, str(number), b"") == 1
+            assert index.one("SELECT name FROM secrets WHERE name = ?", str(number))
+        assert len(await index.many("SELECT name FROM secrets")) == 50
+
+    run(act)
+
+
+def test_a_change_that_fails_is_undone_alone(index: Index) -> None:
+    def fails(database: sqlite3.Connection) -> None:
+        database.execute(ADD, ("half", b""))
+        raise KeyError("on purpose")
+
+    async def act() -> None:
+        waiting = []
+        for number in range(300):
+            waiting.append(index.execute(ADD, str(number), b""))
+            waiting.append(index.write(fails))
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(outcome == 1 for outcome in outcomes[::2])
+        assert all(isinstance(outcome, KeyError) for outcome in outcomes[1::2])
+
+    run(act)
+    assert count(index) == 300
+
+
+def test_a_full_disk_fails_who_wrote_then_and_nobody_after(index: Index) -> None:
+    async def act() -> None:
+        await index.execute(ADD, "before", b"")
+        pages = index.one("PRAGMA page_count")[0]
+        await index.write(lambda one: one.execute(f"PRAGMA max_page_count = {pages + 2}"))
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            await index.execute(ADD, "large", bytes(1 << 20))
+        await index.execute(ADD, "after", b"")
+
+    run(act)
+    assert count(index) == 2
+
+
+def test_a_caller_who_no_longer_waits_disturbs_nobody(index: Index) -> None:
+    async def act() -> None:
+        gone = asyncio.ensure_future(index.execute(ADD, "gone", b""))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await index.execute(ADD, "stays", b"")
+
+    run(act)
+    assert count(index) == 2
