@@ -7,7 +7,8 @@ flight at a time (``content``), so no byte is downloaded twice.
 
 A flight that only reads ahead for a content which nobody has open any more is not started, and one
 under way is cut off. Verification has a thread of its own: hashing runs without the interpreter's
-lock and must not keep a connection idle.
+lock and must not keep a connection idle. It goes on when the content is closed meanwhile, so that a
+file which is always read in one go is verified once and not begun again each time.
 """
 
 from __future__ import annotations
@@ -176,6 +177,7 @@ class FlightCrew:
                 right = self._has_its_hash(shared)
                 if right is not None:
                     shared.verified(right)
+                    shared.save()
             except Exception:  # noqa: BLE001 - a thread that ends would verify nothing more
                 _log.exception("%s could not be verified", shared.artifact.id)
             with self._lock:
@@ -184,10 +186,10 @@ class FlightCrew:
 
     def _has_its_hash(self, shared: Shared) -> bool | None:
         """Whether it has its SHA-256; None if that cannot be said now."""
-        if not shared.needs_check or shared.descriptor < 0:
+        if not shared.needs_check:
             return None
         try:
-            descriptor = os.dup(shared.descriptor)
+            descriptor = os.open(shared.place.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         digest = hashlib.sha256()
@@ -196,7 +198,7 @@ class FlightCrew:
         try:
             position = 0
             while position < shared.size_bytes:
-                if self._ended.is_set() or not shared.wanted:
+                if self._ended.is_set():
                     return None
                 count = os.preadv(descriptor, [view], position)
                 if count == 0:
