@@ -247,7 +247,7 @@ class Mount:
         token, `OSError` and `CacheError` for the directories.
         """
         self._config = config
-        self._binding: Binding = make_binding(config.fuse)
+        self._binding: Binding = make_binding(config.fuse, config.cache.directory)
         check_fuse(self._binding.name, allow_other=config.allow_other)
         self.mountpoint = check_mountpoint(mountpoint)
         self._service = _open_service(config)

@@ -124,10 +124,9 @@ class Parts:
     async def receive(self, ticket: Ticket, number: int, place: str, receiver: Receiver) -> Part:
         """A part's bytes on the disk. Raises what `Receiver.receive` raises."""
         path = self._directory / ticket.id / place
-        descriptor = await self._workers.do(self._open, path)
         offset = ticket.offset_of(number) if place == DATA else 0
         hashing = self._workers.pieces if ticket.part_count == 1 else None
-        sink = Sink(descriptor, offset, sync=self._sync, hashing=hashing)
+        sink = Sink(lambda: self._open(path), offset, sync=self._sync, hashing=hashing)
 
         def finish() -> Part:
             sink.settle()
@@ -136,7 +135,7 @@ class Parts:
         try:
             part = await receiver.receive(sink, ticket.size_of(number), finish)
         finally:
-            os.close(descriptor)
+            sink.close()
         if hashing is not None:
             self._hashing_of(ticket).know(part, sink.sha256())
         return part
@@ -193,14 +192,10 @@ class Parts:
     def _copy(self, ticket: Ticket, parts: Sequence[Part]) -> Path:
         """All parts in one fresh file."""
         path = self._directory / ticket.id / f"joined-{secrets.token_hex(8)}"
-        descriptor = self._open(path)
-        try:
-            joined = Sink(descriptor, sync=self._sync)
+        with contextlib.closing(Sink(lambda: self._open(path), sync=self._sync)) as joined:
             for piece in self._pieces(ticket, parts):
                 joined.write(piece)
             joined.settle()
-        finally:
-            os.close(descriptor)
         return path
 
     def _pieces(self, ticket: Ticket, parts: Sequence[Part]) -> Iterator[bytes]:

@@ -53,6 +53,7 @@ class BrokenOff(ConnectionResetError):
 class Sink:
     """A span of a file, written from `offset_bytes` on by one thread at a time.
 
+    `opener` is called at the first writing, in that thread; `close` closes what it has opened.
     With `hashing`, the executor, it knows the SHA-256 too. With `sync`, what is written is on its
     way to the disk while more comes, and `settle` has little left to wait for. What `write` was
     given must stay as it is until the next call has returned.
@@ -60,14 +61,15 @@ class Sink:
 
     def __init__(
         self,
-        descriptor: int,
+        opener: Callable[[], int],
         offset_bytes: int = 0,
         *,
         sync: bool,
         hashing: Executor | None = None,
     ) -> None:
         self.size_bytes = 0
-        self._descriptor = descriptor
+        self._opener = opener
+        self._descriptor = -1
         self._offset_bytes = offset_bytes
         self._sync = sync
         self._on_its_way_bytes = 0
@@ -78,6 +80,8 @@ class Sink:
 
     def write(self, piece: bytes | memoryview) -> None:
         """Append. Raises `OSError`."""
+        if self._descriptor < 0:
+            self._descriptor = self._opener()
         view = memoryview(piece)
         self._quick.update(view)
         while view:
@@ -98,6 +102,12 @@ class Sink:
         """Bring what was written to the disk."""
         if self._sync:
             os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file. Not while another thread writes."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def sha256(self) -> hashlib._Hash:
         """The digest of all that was written."""

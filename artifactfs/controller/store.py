@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,9 @@ class Store:
         shutil.rmtree(self._incoming, ignore_errors=True)
         for path in (self._blobs, self._incoming):
             path.mkdir(mode=0o700, exist_ok=True)
+        for number in range(256):
+            (self._blobs / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        self.settle_directory(self._blobs)
 
     def path(self, sha256: str) -> Path:
         """Where a content lies, or would."""
@@ -78,8 +81,7 @@ class Store:
         Raises what `Receiver.receive` raises.
         """
         path = self._incoming / secrets.token_hex(16)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        sink = Sink(descriptor, sync=self._sync, hashing=self._workers.pieces)
+        sink = Sink(_creating(path), sync=self._sync, hashing=self._workers.pieces)
 
         def finish() -> Received:
             sink.settle()
@@ -91,7 +93,7 @@ class Store:
             path.unlink(missing_ok=True)
             raise
         finally:
-            os.close(descriptor)
+            sink.close()
 
     def discard(self, received: Received) -> None:
         """Throw away what was received."""
@@ -99,13 +101,13 @@ class Store:
 
     def keep(self, received: Received) -> None:
         """Give what was received its place."""
-        target = self._room(received.sha256)
+        target = self.path(received.sha256)
         received.path.replace(target)
         self.settle_directory(target.parent)
 
     def keep_linked(self, path: Path, sha256: str) -> None:
         """Give a file, whose content this is and which stays where it is, a place here too."""
-        target = self._room(sha256)
+        target = self.path(sha256)
         with contextlib.suppress(FileExistsError):
             os.link(path, target)
         self.settle_directory(target.parent)
@@ -113,13 +115,9 @@ class Store:
     def keep_bytes(self, content: bytes, sha256: str) -> None:
         """Give a small content its place."""
         path = self._incoming / secrets.token_hex(16)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            sink = Sink(descriptor, sync=self._sync)
+        with contextlib.closing(Sink(_creating(path), sync=self._sync)) as sink:
             sink.write(content)
             sink.settle()
-        finally:
-            os.close(descriptor)
         self.keep(Received(path, sha256, len(content)))
 
     def remove(self, sha256: str) -> None:
@@ -141,9 +139,6 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def _room(self, sha256: str) -> Path:
-        target = self.path(sha256)
-        if not target.parent.is_dir():
-            target.parent.mkdir(mode=0o700, exist_ok=True)
-            self.settle_directory(self._blobs)
-        return target
+
+def _creating(path: Path) -> Callable[[], int]:
+    return lambda: os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -8,6 +8,7 @@ that has only one of the two still mounts.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import Binding
@@ -18,31 +19,33 @@ NAMES = ("auto", "native", "fusepy")
 _log = logging.getLogger(__name__)
 
 
-def make(name: str) -> Binding:
+def make(name: str, backing_directory: Path | None = None) -> Binding:
     """The binding called `name`: ``native``, ``fusepy`` or ``auto``.
 
-    Raises `MountError`, with the remedy, where it cannot work on this machine.
+    `backing_directory` is where cached files lie: what file system that is decides how the kernel
+    can read them past the driver. Raises `MountError`, with the remedy, where it cannot work on
+    this machine.
     """
     if name == "native":
-        return _native()
+        return _native(backing_directory)
     if name == "fusepy":
         return _fusepy()
     if name != "auto":
         raise MountError(f"no binding is called {name}", remedy=f"one of {', '.join(NAMES)}")
     try:
         check_fuse("native")
-        return _native()
+        return _native(backing_directory)
     except MountError as error:
         _log.info("fusepy instead of the native binding: %s", error)
         return _fusepy(instead_of=str(error))
 
 
-def _native() -> Binding:
+def _native(backing_directory: Path | None) -> Binding:
     try:
         from artifactfs.kernel.native import NativeBinding
     except ImportError as error:
         raise MountError(f"the native binding cannot be loaded: {error}") from error
-    binding: Binding = NativeBinding()
+    binding: Binding = NativeBinding(backing_directory=backing_directory)
     return binding
 
 

@@ -52,8 +52,9 @@ class OpenDirectory:
 class Handles:
     """Number → open file or directory.
 
-    `_lock` guards the tables against their writers and the holders' counts; single look-ups go
-    without it. `release` runs outside, on whatever thread `when_released` chooses.
+    `_lock` guards the tables against their writers, the holders' counts and `_held`, their sum;
+    single look-ups go without it. `release` runs outside, on whatever thread `when_released`
+    chooses.
     """
 
     def __init__(self, when_released: Callable[[OpenFile], None]) -> None:
@@ -62,6 +63,7 @@ class Handles:
         self._files: dict[int, OpenFile] = {}
         self._directories: dict[int, OpenDirectory] = {}
         self._when_released = when_released
+        self._held = 0
 
     def add_file(self, node: File, handle: Handle, *, writable: bool, local: bool) -> OpenFile:
         """Give an open file its number."""
@@ -95,11 +97,13 @@ class Handles:
         """Keep the file open until `let_go`, whatever the kernel does."""
         with self._lock:
             opened.holders += 1
+            self._held += 1
 
     def let_go(self, opened: OpenFile) -> None:
         """The opposite of `hold`."""
         with self._lock:
             opened.holders -= 1
+            self._held -= 1
             last = opened.closed and opened.holders == 0
         if last:
             self._when_released(opened)
@@ -120,6 +124,11 @@ class Handles:
         """The kernel is done with it."""
         with self._lock:
             self._directories.pop(fh, None)
+
+    def held(self) -> int:
+        """How many holds there are: work under way that will still answer."""
+        with self._lock:
+            return self._held
 
     def files(self) -> list[OpenFile]:
         """What is open now."""

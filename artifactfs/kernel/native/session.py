@@ -144,6 +144,7 @@ class Session:
         ended &= self._notifier.close(max(0.0, limit_s - time.monotonic()))
         if self._watch.ident is not None:
             self._watch.join(max(0.1, limit_s - time.monotonic()))
+        ended &= self._handles.held() == 0  # a callback of the tree's may still be answering
         if not ended:
             _log.warning("something still waits; it is left behind")
         self._device.close(unused=ended)
