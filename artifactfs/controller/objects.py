@@ -147,7 +147,8 @@ class Objects:
             except TooMuch:
                 self._parts.discard(ticket, place)
                 raise wrong from None
-            except BaseException:
+            except Exception:
+                # Not when the service ends: then the part may be noted all the same.
                 self._parts.discard(ticket, place)
                 raise
         self._follow(ticket)

@@ -45,7 +45,7 @@ class Hashing:
         self._hashed: list[str] = []
 
     def know(self, part: Part, digest: hashlib._Hash) -> None:
-        """Take over the digest of the one part there is, which was hashed as it came."""
+        """Take over the digest of the one part there is, which was hashed as it came. Blocks."""
         with self._lock:
             self._digest, self._hashed = digest, [part.etag]
 
@@ -126,19 +126,20 @@ class Parts:
         path = self._directory / ticket.id / place
         offset = ticket.offset_of(number) if place == DATA else 0
         hashing = self._workers.pieces if ticket.part_count == 1 else None
+        follower = self._hashing_of(ticket)
         sink = Sink(lambda: self._open(path), offset, sync=self._sync, hashing=hashing)
 
         def finish() -> Part:
             sink.settle()
-            return Part(number, sink.size_bytes, sink.etag(), place)
+            part = Part(number, sink.size_bytes, sink.etag(), place)
+            if hashing is not None:
+                follower.know(part, sink.sha256())
+            return part
 
         try:
-            part = await receiver.receive(sink, ticket.size_of(number), finish)
+            return await receiver.receive(sink, ticket.size_of(number), finish)
         finally:
             sink.close()
-        if hashing is not None:
-            self._hashing_of(ticket).know(part, sink.sha256())
-        return part
 
     def discard(self, ticket: Ticket, place: str) -> None:
         """Throw away a part that has a file of its own."""

@@ -182,7 +182,7 @@ class _Server(web.Server):
 
 
 class _Runner(web.AppRunner):
-    """Has the application served by `_Server`."""
+    """Has the application served by `_Server`, which aiohttp has no other way to say."""
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()

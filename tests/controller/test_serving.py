@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from artifactfs.controller.testing import LocalController
+from artifactfs.controller.workers import MOST_BODIES
 from tests.controller.conftest import Client, Stream, code_of, wait_until
 
 WORDS = [sys.executable, "-m", "artifactfs.controller"]
@@ -216,14 +217,14 @@ def test_stalled_uploads_do_not_stand_in_the_way_of_others(
     client = as_owner(running)
     url = urlsplit(running.url)
     with contextlib.ExitStack() as closing:
-        for _ in range(150):
+        for _ in range(MOST_BODIES + 20):
             one = closing.enter_context(socket.create_connection((url.hostname, url.port)))
             one.sendall(
                 "POST /api/v1/artifacts HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n"
                 f"Authorization: Bearer {running.token}\r\n\r\n".encode()
                 + bytes(1000)
             )
-        wait_until(lambda: len(list((running.data / "incoming").iterdir())) == 150)
+        wait_until(lambda: len(list((running.data / "incoming").iterdir())) == MOST_BODIES)
         assert client.upload(bytes(3_000_000))["size"] == 3_000_000
         assert len(client.listed()) == 1
     wait_until(lambda: not list((running.data / "incoming").iterdir()))
