@@ -110,8 +110,8 @@ class Partial:
 class Shared:
     """One content in this process.
 
-    `lock` guards the grain table, the claims, the window, the waiters and `opens`; no I/O is done
-    while it is held, but for the reading of the table.
+    `lock` guards the grain table, the claims, the window, the waiters and who uses the file; no I/O
+    is done while it is held.
     """
 
     def __init__(
@@ -144,6 +144,7 @@ class Shared:
         self._flights = flights
         self._counters = counters
         self._descriptor = -1
+        self._users = 0
         self._told_of_disk = False
 
     # The file
@@ -167,9 +168,22 @@ class Shared:
                 self.table.clear()
             self._tell_of_disk(error)
 
-    def close_file(self) -> None:
-        """Close the file; it can be opened again."""
-        descriptor, self._descriptor = self._descriptor, -1
+    def retain(self) -> None:
+        """Keep the file open: for an opening, a flight, a verification."""
+        with self.lock:
+            self._users += 1
+
+    def release(self) -> None:
+        """The opposite of `retain`. The last one closes the file; it can be opened again.
+
+        Bytes and grain table belong to one open file: as long as anything may still write to it or
+        note what it wrote, neither the descriptor nor the table may become another file's.
+        """
+        with self.lock:
+            self._users -= 1
+            if self._users:
+                return
+            descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -244,6 +258,16 @@ class Shared:
             with self.lock:
                 if self.table.flags[grain] == STORED:
                     self.table.flags[grain] = CHECKED
+        return True
+
+    def stored_right(self, position: int, data: memoryview) -> bool:
+        """Whether bytes read from the file at `position`, a grain's start, have their checksums."""
+        for grain in range(*grains_of(Span(position, position + len(data)))):
+            if self.table.flags[grain] == STORED:
+                start = grain * GRAIN_BYTES - position
+                if checksum(data[start : start + GRAIN_BYTES]) != self.table.sums[grain]:
+                    self._lose(grain, grain + 1, "its checksum is wrong")
+                    return False
         return True
 
     def _lose(self, first: int, last: int, why: str) -> None:

@@ -94,12 +94,14 @@ class FlightCrew:
         with self._lock:
             self._closing = True
             queue, self._queue = self._queue, []
-            self._to_verify.clear()
+            to_verify, self._to_verify = self._to_verify, []
             self._to_fly.notify_all()
             self._to_check.notify_all()
         self._ended.set()
         for _, shared, span in queue:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
+        for shared in to_verify:
+            shared.release()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_S)
@@ -126,6 +128,7 @@ class FlightCrew:
         """Compare the whole with its SHA-256, in the background."""
         with self._lock:
             if shared.needs_check and shared not in self._to_verify and not self._closing:
+                shared.retain()
                 self._to_verify.append(shared)
                 self._to_check.notify()
 
@@ -137,7 +140,11 @@ class FlightCrew:
                 if self._closing:
                     return
                 _, shared, span = heapq.heappop(self._queue)
-            self._flight(shared, span)
+            shared.retain()
+            try:
+                self._flight(shared, span)
+            finally:
+                shared.release()
 
     def _flight(self, shared: Shared, span: Span) -> None:
         if not shared.wanted:
@@ -172,7 +179,7 @@ class FlightCrew:
                     self._to_check.wait()
                 if self._closing:
                     return
-                shared = self._to_verify[0]
+                shared = self._to_verify.pop(0)
             try:
                 right = self._has_its_hash(shared)
                 if right is not None:
@@ -180,33 +187,31 @@ class FlightCrew:
                     shared.save()
             except Exception:  # noqa: BLE001 - a thread that ends would verify nothing more
                 _log.exception("%s could not be verified", shared.artifact.id)
-            with self._lock:
-                if shared in self._to_verify:
-                    self._to_verify.remove(shared)
+            finally:
+                shared.release()
 
     def _has_its_hash(self, shared: Shared) -> bool | None:
-        """Whether it has its SHA-256; None if that cannot be said now."""
-        if not shared.needs_check:
-            return None
-        try:
-            descriptor = os.open(shared.place.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        """Whether it has its SHA-256; None if that cannot be said now.
+
+        Grains of an earlier mount are checked on the way: one that has rotted is dropped alone.
+        """
+        descriptor = shared.descriptor
+        if not shared.needs_check or descriptor < 0:
             return None
         digest = hashlib.sha256()
         buffer = bytearray(min(HASH_BYTES, max(shared.size_bytes, 1)))
         view = memoryview(buffer)
-        try:
-            position = 0
-            while position < shared.size_bytes:
-                if self._ended.is_set():
-                    return None
-                count = os.preadv(descriptor, [view], position)
-                if count == 0:
-                    return False
-                digest.update(view[:count])
-                position += count
-        finally:
-            os.close(descriptor)
+        position = 0
+        while position < shared.size_bytes:
+            if self._ended.is_set():
+                return None
+            count = os.preadv(descriptor, [view], position)
+            if count == 0:
+                return False
+            if not shared.stored_right(position, view[:count]):
+                return None
+            digest.update(view[:count])
+            position += count
         if digest.hexdigest() != shared.artifact.sha256:
             return False
         shared.all_checked()
@@ -214,3 +219,4 @@ class FlightCrew:
 
 
 assert FLIGHT_BYTES % GRAIN_BYTES == 0
+assert HASH_BYTES % GRAIN_BYTES == 0

@@ -164,7 +164,6 @@ class Store:
             self._keeper.join(_JOIN_S)
         for shared in self._all_open():
             shared.save()
-            shared.close_file()
 
     # Contents
 
@@ -178,20 +177,24 @@ class Store:
             shared = self._open.get(place.key)
             if shared is not None and self._fits(shared, artifact):
                 shared.opens += 1
+                shared.retain()
                 return self._content(shared)
             known = self._known.pop(place.key, None)
         if known is not None and not self._fits(known, artifact):
             known = None
         fresh = known or self._load(artifact, place, self._size_of(artifact, place))
+        fresh.retain()
         fresh.open_file()
         self._lock_file(fresh)
         with self._lock:
             shared = self._open.setdefault(place.key, fresh)
             shared.opens += 1
+            if shared is not fresh:
+                shared.retain()
             if shared.cancelled.is_set():
                 shared.cancelled = threading.Event()
         if shared is not fresh:
-            fresh.close_file()
+            fresh.release()
         else:
             with contextlib.suppress(OSError):
                 os.utime(place.sidecar)
@@ -220,20 +223,19 @@ class Store:
     def _close(self, shared: Shared) -> None:
         with self._lock:
             shared.opens -= 1
-            if shared.opens:
-                return
-            self._open.pop(shared.place.key, None)
-            shared.cancelled.set()
-        shared.save()
-        usage = Usage(shared.table.cached_bytes, shared.size_bytes, shared.table.verified)
-        with self._lock:
-            self._usages[shared.place.key] = usage
-            if shared.place.key not in self._open and shared.failed is None:
-                shared.close_file()
-                with contextlib.suppress(ValueError):  # larger than all that is kept
-                    self._known[shared.place.key] = shared
-                return
-        shared.close_file()
+            last = not shared.opens
+            if last:
+                self._open.pop(shared.place.key, None)
+                shared.cancelled.set()
+        if last:
+            shared.save()
+            usage = Usage(shared.table.cached_bytes, shared.size_bytes, shared.table.verified)
+            with self._lock:
+                self._usages[shared.place.key] = usage
+                if shared.place.key not in self._open and shared.failed is None:
+                    with contextlib.suppress(ValueError):  # larger than all that is kept
+                        self._known[shared.place.key] = shared
+        shared.release()
 
     def _size_of(self, artifact: Artifact, place: Place) -> int:
         if artifact.size_bytes is not None:

@@ -226,13 +226,15 @@ def test_a_full_spool_refuses_the_write_and_keeps_what_was_closed(
     user.settings = {"list.ttl": "0", "drop.linger": "0", "spool.max_size": "1M"}
     user.mount()
     (user.path / "drop" / "first.bin").write_bytes(b"first")
-    with (
-        pytest.raises(OSError, match="No space left"),
-        (user.path / "drop" / "big.bin").open("wb", buffering=0) as file,
-    ):
-        for _ in range(40):
-            file.write(bytes(100_000))
-    (user.path / "drop" / "big.bin").unlink()
+    target = user.path / "drop" / "big.bin"
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            for _ in range(40):
+                os.write(descriptor, bytes(100_000))
+        target.unlink()
+    finally:
+        os.close(descriptor)
     arrived(user, service, {"first.bin": b"first"})
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def fill(disk: Path) -> None:
             assert error.errno == errno.ENOSPC
 
 
+def fill_by(file: RawIOBase) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        for _ in range(100):
+            file.write(bytes(100_000))
+
+
 @pytest.mark.parametrize("setting", ["state.dir", "cache.dir"])
 def test_a_full_disk_at_the_mount_is_one_clear_line(
     user: UserMount, small_disk: Path, setting: str
@@ -77,13 +84,9 @@ def test_a_spool_disk_that_fills_up_refuses_the_write_and_keeps_what_was_closed(
     user.settings = {"list.ttl": "0", "drop.linger": "0", "spool.dir": f"{small_disk}/spool"}
     user.mount()
     (user.path / "drop" / "first.bin").write_bytes(b"first")
-    with (
-        (user.path / "drop" / "big.bin").open("wb", buffering=0) as file,
-        pytest.raises(OSError, match="No space left"),
-    ):
-        for _ in range(100):
-            file.write(bytes(100_000))
-    (user.path / "drop" / "big.bin").unlink()
+    with (user.path / "drop" / "big.bin").open("wb", buffering=0) as file:
+        fill_by(file)
+        (user.path / "drop" / "big.bin").unlink()
     user.settle()
     (found,) = service.artifacts()
     assert found["sha256"] == sha256(b"first")
