@@ -92,6 +92,7 @@ class Counters:
     read_bytes: int = 0
     fetched_bytes: int = 0
     evicted_bytes: int = 0
+    verified_bytes: int = 0
     mismatches: int = 0
     refetched_grains: int = 0
     uncached_grains: int = 0
@@ -463,6 +464,7 @@ class Shared:
             if right:
                 self.table.verified = self.checked_whole = self.unsaved = True
                 self._attempts = 0
+                self._counters.verified_bytes += self.size_bytes
                 return
             self._counters.mismatches += 1
             self._attempts += 1

@@ -76,6 +76,7 @@ class CacheStatistics:
     read_bytes: int
     fetched_bytes: int
     evicted_bytes: int
+    verified_bytes: int
     mismatches: int
     refetched_grains: int
     uncached_grains: int
@@ -350,6 +351,7 @@ class Store:
             read_bytes=counted.read_bytes,
             fetched_bytes=counted.fetched_bytes,
             evicted_bytes=counted.evicted_bytes,
+            verified_bytes=counted.verified_bytes,
             mismatches=counted.mismatches,
             refetched_grains=counted.refetched_grains,
             uncached_grains=counted.uncached_grains,

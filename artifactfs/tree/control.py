@@ -220,7 +220,15 @@ class MadeHandle(Handle):
 
 
 _COUNTERS = frozenset(
-    {"hits", "misses", "fetched_bytes", "read_bytes", "evicted_bytes", "mismatches"}
+    {
+        "hits",
+        "misses",
+        "fetched_bytes",
+        "read_bytes",
+        "evicted_bytes",
+        "verified_bytes",
+        "mismatches",
+    }
 )
 
 

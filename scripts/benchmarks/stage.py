@@ -33,7 +33,8 @@ class Stage:
     quick: bool
     size_bytes: int = 0
     rounds: int = 0
-    _closing: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    url: str = ""
+    _service: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
         self.size_bytes = (256 << 20) if self.quick else (1 << 30)
@@ -42,11 +43,19 @@ class Stage:
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         touch_memory(self.size_bytes)
-        self.service = self._closing.enter_context(LocalController(self.directory / "service"))
+        self.serve()
         return self
 
+    def serve(self, **options: object) -> None:
+        """Serve from now on by a controller with these flags, and the same data."""
+        self._service.close()
+        self.service = self._service.enter_context(
+            LocalController(self.directory / "service", **options)
+        )
+        self.url = self.service.url
+
     def __exit__(self, *error: object) -> None:
-        self._closing.close()
+        self._service.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -65,8 +74,7 @@ class Stage:
         """Run the command as a user would."""
         done = subprocess.run(
             [sys.executable, "-m", "artifactfs", *map(str, words)],
-            env=os.environ
-            | {"ARTIFACTFS_URL": self.service.url, "ARTIFACTFS_TOKEN": self.service.token},
+            env=os.environ | {"ARTIFACTFS_URL": self.url, "ARTIFACTFS_TOKEN": self.service.token},
             capture_output=True,
             text=True,
             check=False,
@@ -79,8 +87,7 @@ class Stage:
         """Start the command, behind others, and leave it running."""
         return subprocess.Popen(
             [*before, sys.executable, "-m", "artifactfs", *map(str, words)],
-            env=os.environ
-            | {"ARTIFACTFS_URL": self.service.url, "ARTIFACTFS_TOKEN": self.service.token},
+            env=os.environ | {"ARTIFACTFS_URL": self.url, "ARTIFACTFS_TOKEN": self.service.token},
             stderr=subprocess.DEVNULL,
         )
 
