@@ -10,10 +10,10 @@ it. A read goes like this:
   needs arrives, its callback is called by the flight that brought it.
 * `read`: the same, waiting.
 
-Flights bring pieces in rising order; `arrived` writes each piece to the file and, when a grain is
-whole, notes its sum and lets the readers go whose last grain it was. Readers never wait for the end
-of a flight. What the disk does not take (full, read-only, gone) is kept in memory for a while, so
-that reading goes on uncached.
+Flights bring pieces in rising order (``arrival`` writes and sums them); `note` takes down which
+grains are whole and lets the readers go whose last grain it was. Readers never wait for the end of
+a flight. What the disk does not take is kept in memory for a while, so that reading goes on
+uncached. The whole is hashed behind the bytes as they come (``verifier``).
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
-
-import xxhash
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.grains import (
@@ -65,7 +63,12 @@ class Flights(Protocol):
     """Who fetches."""
 
     def start(self, shared: Shared, span: Span, *, urgent: bool) -> None: ...
-    def verify(self, shared: Shared) -> None: ...
+
+
+class Verifying(Protocol):
+    """Who hashes the whole."""
+
+    def follow(self, shared: Shared) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -99,13 +102,12 @@ class Counters:
 
 
 @dataclass(slots=True)
-class Partial:
-    """A grain that is arriving in pieces."""
+class Following:
+    """How far a content is hashed, from its beginning; of the bytes of one epoch."""
 
-    grain: int = -1
-    digest: xxhash.xxh3_64 = field(default_factory=xxhash.xxh3_64)
-    pieces: list[bytes] = field(default_factory=list)
-    bytes_here: int = 0
+    digest: Any
+    position: int
+    epoch: int
 
 
 class Shared:
@@ -125,6 +127,7 @@ class Shared:
         window_max_bytes: int,
         memory: Memory,
         flights: Flights,
+        verifier: Verifying,
         counters: Counters,
     ) -> None:
         self.artifact = artifact
@@ -137,12 +140,15 @@ class Shared:
         self.checked_whole = False
         self.cancelled = threading.Event()
         self.failed: BaseException | None = None
+        self.following: Following | None = None  # the verifying thread's
+        self.epoch = 0
         self._attempts = 0
         self._claims = bytearray(len(table.flags))
         self._window = Window(window_max_bytes)
         self._waiters: list[Waiter] = []
         self._memory = memory
         self._flights = flights
+        self._verifier = verifier
         self._counters = counters
         self._descriptor = -1
         self._users = 0
@@ -161,13 +167,19 @@ class Shared:
             descriptor = os.open(self.place.path, flags, 0o600)
             if os.fstat(descriptor).st_size != self.size_bytes:
                 with self.lock:
-                    self.table.clear()
+                    self._clear()
                 os.ftruncate(descriptor, self.size_bytes)
             self._descriptor = descriptor
         except OSError as error:
             with self.lock:
-                self.table.clear()
-            self._tell_of_disk(error)
+                self._clear()
+            self.tell_of_disk(error)
+
+    def _clear(self) -> None:
+        """Nothing is here from now on. `lock` is held."""
+        self.table.clear()
+        self.checked_whole = False
+        self.epoch += 1
 
     def retain(self) -> None:
         """Keep the file open: for an opening, a flight, a verification."""
@@ -203,9 +215,10 @@ class Shared:
         try:
             write_whole(self.place.sidecar, data)
         except OSError as error:
-            self._tell_of_disk(error)
+            self.tell_of_disk(error)
 
-    def _tell_of_disk(self, error: OSError) -> None:
+    def tell_of_disk(self, error: OSError) -> None:
+        """Say once that the disk does not take what is read."""
         if not self._told_of_disk:
             self._told_of_disk = True
             _log.warning(
@@ -278,6 +291,7 @@ class Shared:
                     self.table.flags[grain] = ABSENT
             self.table.verified = False
             self.checked_whole = False
+            self.epoch += 1
             self.unsaved = True
         self._counters.refetched_grains += last - first
         _log.warning(
@@ -366,51 +380,11 @@ class Shared:
 
     # Arrival
 
-    def arrived(self, offset: int, piece: memoryview, partial: Partial) -> None:
-        """Store a piece that a flight brings. `partial` is the flight's grain under way."""
-        position = offset
-        stop = offset + len(piece)
-        in_memory = not self._write(piece, offset)
-        whole: list[tuple[int, int, bytes | None]] = []
-        while position < stop:
-            grain = position // GRAIN_BYTES
-            span = span_of(grain, grain + 1, self.size_bytes)
-            end = min(stop, span.stop)
-            part = piece[position - offset : end - offset]
-            if position == span.start and end == span.stop:
-                whole.append((grain, checksum(part), bytes(part) if in_memory else None))
-            else:
-                if partial.grain != grain or position == span.start:
-                    partial.grain, partial.bytes_here = grain, 0
-                    partial.digest.reset()
-                    partial.pieces.clear()
-                if partial.bytes_here == position - span.start:
-                    partial.digest.update(part)
-                    partial.bytes_here += len(part)
-                    partial.pieces.append(bytes(part))
-                if partial.bytes_here == len(span):
-                    data = b"".join(partial.pieces) if in_memory else None
-                    whole.append((grain, partial.digest.intdigest(), data))
-                    partial.grain = -1
-                    partial.pieces.clear()
-            position = end
-        self._counters.fetched_bytes += len(piece)
-        if whole:
-            self._note(whole)
-
-    def _write(self, piece: memoryview, offset: int) -> bool:
-        if self._descriptor < 0:
-            return False
-        try:
-            while piece:
-                count = os.pwrite(self._descriptor, piece, offset)
-                piece, offset = piece[count:], offset + count
-        except OSError as error:
-            self._tell_of_disk(error)
-            return False
-        return True
-
-    def _note(self, whole: list[tuple[int, int, bytes | None]]) -> None:
+    def note(self, whole: list[tuple[int, int, bytes | None]], arrived_bytes: int) -> None:
+        """Bytes have come, and with them whole grains: number, sum, bytes if not on disk."""
+        self._counters.fetched_bytes += arrived_bytes
+        if not whole:
+            return
         for grain, _, data in whole:
             if data is not None:
                 self._memory.put(self.place.key, grain, data)
@@ -427,11 +401,10 @@ class Shared:
             if self._waiters:
                 ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
                 self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
-            complete = self.table.stored_whole
         for waiter in ready:
             waiter.done(None)
-        if complete:
-            self._flights.verify(self)
+        if self.to_verify:
+            self._verifier.follow(self)
 
     def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
         """A flight is over: what it has not brought is free again; who waited for it is told.
@@ -468,8 +441,7 @@ class Shared:
                 return
             self._counters.mismatches += 1
             self._attempts += 1
-            self.table.clear()
-            self.checked_whole = False
+            self._clear()
             self.unsaved = True
             final = self._attempts >= MOST_ATTEMPTS
             waiters: list[Waiter] = []
@@ -494,11 +466,25 @@ class Shared:
                 )
 
     @property
-    def needs_check(self) -> bool:
-        """Whether it is whole on disk and its SHA-256 was not compared since the mount."""
-        if self.checked_whole or self.artifact.sha256 is None:
+    def to_verify(self) -> bool:
+        """Whether there is something to hash for the comparison with its SHA-256."""
+        if self.artifact.sha256 is None or self.checked_whole:
             return False
-        return self.table.stored_whole
+        if self.table.stored_whole:
+            return True
+        position = self.following.position if self.following is not None else 0
+        return self.table.flags[position // GRAIN_BYTES] == CHECKED
+
+    def hashable(self, position: int, most_bytes: int) -> int:
+        """Up to where the bytes from `position` on, a grain's start, can be hashed now."""
+        if self.table.stored_whole:
+            return min(position + most_bytes, self.size_bytes)
+        flags = self.table.flags
+        stop = first = position // GRAIN_BYTES
+        most = min(first + most_bytes // GRAIN_BYTES, len(flags))
+        while stop < most and flags[stop] == CHECKED:
+            stop += 1
+        return span_of(first, stop, self.size_bytes).stop if stop > first else position
 
 
 class Content:

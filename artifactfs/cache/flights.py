@@ -1,36 +1,41 @@
-"""The threads that fetch and verify.
+"""The threads that fetch.
 
-A *flight* is one ranged download for one content. Spans are cut into flights of `FLIGHT_BYTES`, so
-that a large window uses several connections and a reader who jumps elsewhere does not wait for all
-of it. Flights that somebody waits for go before those that read ahead; each grain is claimed by one
-flight at a time (``content``), so no byte is downloaded twice.
+A *flight* is one ranged download for one content. Spans wait in a queue; a thread that is free
+takes the first piece of one, as long as one request should be (``lanes``), so that a large window
+uses as many connections as bring something, and a reader who jumps elsewhere does not wait for all
+of it. Each grain is claimed by one flight at a time (``content``): no byte is downloaded twice.
+
+Flights that somebody waits for go before those that read ahead. *Bulk* flights, longer than what
+one reader waits for at a time, share the lanes; short ones go whenever a thread is free, because
+what they cost is a round trip and not the line. A bulk flight gives up its lane `EARLY_BYTES`
+before its end: the next request is on its way before the last bytes of this one have come, and the
+line is never idle for a round trip.
 
 A flight that only reads ahead for a content which nobody has open any more is not started, and one
-under way is cut off. Verification has a thread of its own: hashing runs without the interpreter's
-lock and must not keep a connection idle. It goes on when the content is closed meanwhile, so that a
-file which is always read in one go is verified once and not begun again each time.
+under way is cut off.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import itertools
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
-from artifactfs.cache.content import Partial, Shared
+from artifactfs.cache.arrival import Arrival
+from artifactfs.cache.content import Shared
 from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.cache.lanes import FLIGHT_BYTES, MOST_FLIGHT_BYTES, TICK_S, Lanes
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 
-FLIGHT_BYTES = 16 << 20
-HASH_BYTES = 4 << 20
+SHORT_BYTES = 1 << 20
+EARLY_BYTES = 4 << 20
 _JOIN_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -43,7 +48,7 @@ class Source(Protocol):
         self,
         artifact: Artifact,
         span: Span,
-        deliver: Callable[[int, memoryview], bool],
+        deliver: Callable[..., bool],
         *,
         cancelled: threading.Event | None = None,
         deadline_s: float | None = None,
@@ -61,28 +66,24 @@ class _Order:
 
 
 class FlightCrew:
-    """The fetching threads and the verifying one. `_lock` guards the two queues.
-
-    Each kind of thread has a condition of its own: one that were woken for the other's work would
-    swallow the notification.
-    """
+    """The fetching threads. `_lock` guards the queue, the lanes and how many are in use."""
 
     def __init__(self, source: Source, connections: int, deadline_s: float) -> None:
         self._source = source
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._to_fly = threading.Condition(self._lock)
-        self._to_check = threading.Condition(self._lock)
+        self._wake = threading.Condition(self._lock)
         self._queue: list[tuple[_Order, Shared, Span]] = []
-        self._to_verify: list[Shared] = []
         self._numbers = itertools.count()
+        self._lanes = Lanes(connections, time.monotonic())
+        self._in_use = 0
+        self._ticking = False
         self._closing = False
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=self._fly, name=f"fetch-{number}", daemon=True)
             for number in range(connections)
         ]
-        self._threads.append(threading.Thread(target=self._check, name="verify", daemon=True))
 
     def open(self) -> None:
         """Start the threads."""
@@ -94,67 +95,94 @@ class FlightCrew:
         with self._lock:
             self._closing = True
             queue, self._queue = self._queue, []
-            to_verify, self._to_verify = self._to_verify, []
-            self._to_fly.notify_all()
-            self._to_check.notify_all()
+            self._wake.notify_all()
         self._ended.set()
         for _, shared, span in queue:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
-        for shared in to_verify:
-            shared.release()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_S)
 
     def start(self, shared: Shared, span: Span, *, urgent: bool) -> None:
         """Fetch `span`, in one flight or several."""
-        spans = []
-        start = span.start
-        while start < span.stop:
-            stop = min(span.stop, (start // FLIGHT_BYTES + 1) * FLIGHT_BYTES)
-            spans.append(Span(start, stop))
-            start = stop
         with self._lock:
             closing = self._closing
             if not closing:
-                for one in spans:
-                    order = _Order(0 if urgent else 1, next(self._numbers))
-                    heapq.heappush(self._queue, (order, shared, one))
-                self._to_fly.notify(len(spans))
+                order = _Order(0 if urgent else 1, next(self._numbers))
+                heapq.heappush(self._queue, (order, shared, span))
+                self._wake.notify()
         if closing:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
-
-    def verify(self, shared: Shared) -> None:
-        """Compare the whole with its SHA-256, in the background."""
-        with self._lock:
-            if shared.needs_check and shared not in self._to_verify and not self._closing:
-                shared.retain()
-                self._to_verify.append(shared)
-                self._to_check.notify()
 
     def _fly(self) -> None:
         while True:
             with self._lock:
-                while not self._queue and not self._closing:
-                    self._to_fly.wait()
-                if self._closing:
+                while (taken := self._take()) is None and not self._closing:
+                    self._rest()
+                if taken is None:
                     return
-                _, shared, span = heapq.heappop(self._queue)
+            shared, span, lane = taken
             shared.retain()
             try:
-                self._flight(shared, span)
+                self._flight(shared, span, lane)
             finally:
+                lane.leave()
                 shared.release()
 
-    def _flight(self, shared: Shared, span: Span) -> None:
+    def _rest(self) -> None:
+        """Wait for something to do. `_lock` is held.
+
+        While work is held back, one thread looks from time to time whether there are more lanes:
+        over a line on which nothing arrives nobody else would.
+        """
+        if not self._queue or self._ticking:
+            self._wake.wait()
+            return
+        self._ticking = True
+        self._wake.wait(TICK_S)
+        self._ticking = False
+
+    def _take(self) -> tuple[Shared, Span, _Lane] | None:
+        """The next flight, if there is one that may go now. `_lock` is held."""
+        if self._lanes.tick(time.monotonic(), saturated=self._is_saturated()):
+            self._wake.notify_all()
+        if not self._queue:
+            return None
+        order, shared, span = self._queue[0]
+        is_bulk = len(span) > SHORT_BYTES
+        if is_bulk and self._in_use >= self._lanes.limit:
+            return self._take_short()
+        heapq.heappop(self._queue)
+        stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes))
+        if stop < span.stop:
+            heapq.heappush(self._queue, (order, shared, Span(stop, span.stop)))
+            self._wake.notify()
+        self._in_use += is_bulk
+        return shared, Span(span.start, stop), _Lane(self, is_bulk)
+
+    def _take_short(self) -> tuple[Shared, Span, _Lane] | None:
+        for entry in self._queue:
+            _, shared, span = entry
+            if len(span) <= SHORT_BYTES:
+                self._queue.remove(entry)
+                heapq.heapify(self._queue)
+                return shared, span, _Lane(self, False)
+        return None
+
+    def _is_saturated(self) -> bool:
+        return self._in_use >= self._lanes.limit and bool(self._queue)
+
+    def _flight(self, shared: Shared, span: Span, lane: _Lane) -> None:
         if not shared.wanted:
             shared.landed(span, Cancelled("nobody wants it any more"))
             return
-        partial = Partial()
+        arrival = Arrival(shared)
 
-        def deliver(offset: int, piece: memoryview) -> bool:
-            shared.arrived(offset, piece, partial)
-            return offset + len(piece) < span.stop and not self._ended.is_set()
+        def deliver(offset: int, piece: memoryview, more: bool = False) -> bool:
+            arrival.take(offset, piece, more=more)
+            stop = offset + len(piece)
+            lane.arrived(len(piece), span.stop - stop)
+            return stop < span.stop and not self._ended.is_set()
 
         error: BaseException | None = None
         try:
@@ -168,55 +196,47 @@ class FlightCrew:
         except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
             error = caught
         try:
+            arrival.settle()
             shared.landed(span, error, final=self._ended.is_set())
         except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
             _log.exception("a reader of %s could not be told", shared.artifact.id)
 
-    def _check(self) -> None:
-        while True:
-            with self._lock:
-                while not self._to_verify and not self._closing:
-                    self._to_check.wait()
-                if self._closing:
-                    return
-                shared = self._to_verify.pop(0)
-            try:
-                right = self._has_its_hash(shared)
-                if right is not None:
-                    shared.verified(right)
-                    shared.save()
-            except Exception:  # noqa: BLE001 - a thread that ends would verify nothing more
-                _log.exception("%s could not be verified", shared.artifact.id)
-            finally:
-                shared.release()
+    def progressed(self, size_bytes: int) -> None:
+        """Bytes came: what they tell of the lanes."""
+        with self._lock:
+            self._lanes.arrived(size_bytes)
+            if self._lanes.tick(time.monotonic(), saturated=self._is_saturated()):
+                self._wake.notify_all()
 
-    def _has_its_hash(self, shared: Shared) -> bool | None:
-        """Whether it has its SHA-256; None if that cannot be said now.
-
-        Grains of an earlier mount are checked on the way: one that has rotted is dropped alone.
-        """
-        descriptor = shared.descriptor
-        if not shared.needs_check or descriptor < 0:
-            return None
-        digest = hashlib.sha256()
-        buffer = bytearray(min(HASH_BYTES, max(shared.size_bytes, 1)))
-        view = memoryview(buffer)
-        position = 0
-        while position < shared.size_bytes:
-            if self._ended.is_set():
-                return None
-            count = os.preadv(descriptor, [view], position)
-            if count == 0:
-                return False
-            if not shared.stored_right(position, view[:count]):
-                return None
-            digest.update(view[:count])
-            position += count
-        if digest.hexdigest() != shared.artifact.sha256:
-            return False
-        shared.all_checked()
-        return True
+    def leave_lane(self) -> None:
+        """One lane is free."""
+        with self._lock:
+            self._in_use -= 1
+            self._wake.notify()
 
 
-assert FLIGHT_BYTES % GRAIN_BYTES == 0
-assert HASH_BYTES % GRAIN_BYTES == 0
+class _Lane:
+    """A flight's place among the bulk flights, given up early. For one thread."""
+
+    def __init__(self, crew: FlightCrew, is_bulk: bool) -> None:
+        self._crew = crew
+        self._held = is_bulk
+
+    def arrived(self, size_bytes: int, left_bytes: int) -> None:
+        """Bytes came; so many are still to come."""
+        self._crew.progressed(size_bytes)
+        if left_bytes <= EARLY_BYTES:
+            self.leave()
+
+    def leave(self) -> None:
+        """Give the lane up, if it is still held."""
+        if self._held:
+            self._held = False
+            self._crew.leave_lane()
+
+
+def _aligned(position: int) -> int:
+    return position // FLIGHT_BYTES * FLIGHT_BYTES
+
+
+assert FLIGHT_BYTES % GRAIN_BYTES == MOST_FLIGHT_BYTES % GRAIN_BYTES == 0

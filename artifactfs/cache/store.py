@@ -41,6 +41,7 @@ from artifactfs.cache.grains import (
     span_of,
 )
 from artifactfs.cache.places import Place, Places, write_whole
+from artifactfs.cache.verifier import Verifier
 from artifactfs.errors import BadAnswer, CacheError
 from artifactfs.spans import Span
 
@@ -136,6 +137,7 @@ class Store:
         self._counters = Counters()
         self._memory = GrainMemory()
         self._crew = FlightCrew(source, connections, read_timeout_s)
+        self._verifier = Verifier()
         self._lock = threading.Lock()
         self._open: dict[str, Shared] = {}
         self._known: LRUCache[str, Shared] = LRUCache(KNOWN_BYTES, _table_bytes)
@@ -155,12 +157,14 @@ class Store:
                 remedy="choose another with --cache-dir or cache.dir",
             ) from error
         self._crew.open()
+        self._verifier.open()
         self._keeper.start()
 
     def close(self) -> None:
         """End downloads and threads, and write what is not written yet."""
         self._ended.set()
         self._crew.close()
+        self._verifier.close()
         if self._keeper.ident is not None:
             self._keeper.join(_JOIN_S)
         for shared in self._all_open():
@@ -199,7 +203,8 @@ class Store:
         else:
             with contextlib.suppress(OSError):
                 os.utime(place.sidecar)
-        self._crew.verify(shared)
+        if shared.to_verify:
+            self._verifier.follow(shared)
         return self._content(shared)
 
     def _fits(self, shared: Shared, artifact: Artifact) -> bool:
@@ -257,7 +262,7 @@ class Store:
         try:
             with temporary.open("xb", buffering=0) as file:
 
-                def deliver(offset: int, piece: memoryview) -> bool:
+                def deliver(offset: int, piece: memoryview, _more: bool = False) -> bool:
                     os.pwrite(file.fileno(), piece, offset)
                     return not self._ended.is_set()
 
@@ -280,6 +285,7 @@ class Store:
             window_max_bytes=self._window_max_bytes,
             memory=self._memory,
             flights=self._crew,
+            verifier=self._verifier,
             counters=self._counters,
         )
 

@@ -2,9 +2,10 @@
 
 `Downloader.stream` asks for a range and hands every piece to `deliver` as the socket gave it, at
 most 256 KiB: a reader's bytes reach it when they arrive, not when a buffer is full, and what came
-before a connection stalled is not lost. (Measured on loopback, pieces of 64 KiB, 256 KiB and 1 MiB:
-3.2, 4.7 and 3.8 GB/s; reading into a reused buffer was no quicker.) What can go wrong on the way is
-settled here:
+before a connection stalled is not lost. With each piece goes whether more has come already, so that
+pieces may be stored together. (Measured on loopback, pieces of 64 KiB, 256 KiB and 1 MiB: 3.2, 4.7
+and 3.8 GB/s; reading into a reused buffer was no quicker.) What can go wrong on the way is settled
+here:
 
 * a body that breaks off is resumed at the first byte that was not delivered, as often as the retry
   loop allows; progress starts its patience anew, so that a long file outlives any number of cuts;
@@ -22,9 +23,10 @@ and not to private or loopback addresses (``external`` checks the address itself
 from __future__ import annotations
 
 import re
+import select
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import quote, urljoin
 
 import requests
@@ -38,14 +40,22 @@ from artifactfs.remote.retry import Transient
 from artifactfs.remote.session import Session, origin_of
 from artifactfs.spans import Span
 
-Deliver = Callable[[int, memoryview], bool]
-
 PIECE_BYTES = 1 << 18
 MOST_REDIRECTS = 5
 REMEMBERED_TARGETS = 4096
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
 _RANGE_PAST_END = re.compile(r"bytes\s+\*/(\d+)")
+
+
+class Deliver(Protocol):
+    """Who takes the pieces: whether it wants more.
+
+    A piece stays as it is for as long as it is referred to. After `more` another call follows, with
+    an empty piece if the connection broke instead.
+    """
+
+    def __call__(self, offset: int, piece: memoryview, more: bool = False) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +116,8 @@ class Downloader:
     ) -> Delivered:
         """Deliver the bytes of `span`; see the module for what `deliver` may get besides.
 
-        `deliver(offset, piece)` gets a view that is valid during the call only, and returns False
-        when it wants no more. Raises `Gone`, `NotAllowed`, `Unreachable`, `TimedOut`, `BadAnswer`,
-        `Cancelled`, and whatever `deliver` raises.
+        `deliver` returns False when it wants no more. Raises `Gone`, `NotAllowed`, `Unreachable`,
+        `TimedOut`, `BadAnswer`, `Cancelled`, and whatever `deliver` raises.
         """
         if artifact.size_bytes is not None:
             span = span.clip(artifact.size_bytes)
@@ -181,21 +190,30 @@ class Downloader:
             course.ended = True
             return
         raw = response.raw
-        with self._session.translated(response.url):
-            while stop is None or offset < stop:
-                if cancelled is not None and cancelled.is_set():
-                    raise Cancelled(f"the download of {artifact.id} was given up")
-                wanted = PIECE_BYTES if stop is None else min(PIECE_BYTES, stop - offset)
-                piece = raw.read1(wanted)
-                if not piece:
-                    break
-                count = len(piece)
-                wants_more = deliver(offset, memoryview(piece))
-                offset += count
-                course.position = max(course.position, offset) if course.ranged else course.position
-                if not wants_more:
-                    course.ended = True
-                    return
+        arriving = select.poll()
+        arriving.register(raw.fileno(), select.POLLIN)
+        more = False
+        try:
+            with self._session.translated(response.url):
+                while stop is None or offset < stop:
+                    if cancelled is not None and cancelled.is_set():
+                        raise Cancelled(f"the download of {artifact.id} was given up")
+                    wanted_bytes = PIECE_BYTES - offset % PIECE_BYTES
+                    if stop is not None:
+                        wanted_bytes = min(wanted_bytes, stop - offset)
+                    piece = raw.read1(wanted_bytes)
+                    if not piece:
+                        break
+                    offset += len(piece)
+                    if course.ranged:
+                        course.position = max(course.position, offset)
+                    more = offset != stop and bool(arriving.poll(0))
+                    if not deliver(offset - len(piece), memoryview(piece), more):
+                        course.ended = True
+                        return
+        finally:
+            if more:
+                deliver(offset, memoryview(b""), False)
         if stop is not None and offset < stop:
             short = Unreachable(f"{artifact.id}: the body ended at byte {offset} of {stop}")
             raise Transient(short)

@@ -110,7 +110,11 @@ class Stage:
 
 
 def touch_memory(size_bytes: int) -> None:
-    """Have the machine back this much memory with real pages, then give it back."""
+    """Have the machine back this much memory with real pages, then give it back.
+
+    A virtual machine's host takes free memory away again within seconds, and its first use is slow:
+    a side that uses more memory than the other is measured fairly only right after this.
+    """
     with mmap.mmap(-1, size_bytes) as memory:
         for start in range(0, size_bytes, 4096):
             memory[start] = 1

@@ -65,7 +65,7 @@ def read(service: Service, artifact: Artifact, start: int = 0, stop: int = len(D
     got = bytearray(stop)
     here = bytearray(stop)
 
-    def deliver(offset: int, piece: memoryview) -> bool:
+    def deliver(offset: int, piece: memoryview, _more: bool = False) -> bool:
         end = min(offset + len(piece), stop)
         got[offset:end] = piece[: end - offset]
         here[offset:end] = b"\1" * (end - offset)
