@@ -189,7 +189,7 @@ class ReadConfig:
         "read.window_max", 128 << 20, read_size, "how far to read ahead of a sequential reader"
     )
     connections: int = _setting(
-        "read.connections", 8, _whole(1, 64), "connections that downloads may use at once"
+        "read.connections", 16, _whole(1, 64), "connections that downloads may use at once"
     )
     timeout_s: float = _setting(
         "read.timeout", 60.0, read_duration, "how long a read waits for the service before it fails"

@@ -30,11 +30,10 @@ from artifactfs.artifact import Artifact
 from artifactfs.cache.arrival import Arrival
 from artifactfs.cache.content import Shared
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.lanes import FLIGHT_BYTES, MOST_FLIGHT_BYTES, TICK_S, Lanes
+from artifactfs.cache.lanes import SHORT_BYTES, TICK_S, Lanes
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 
-SHORT_BYTES = 1 << 20
 EARLY_BYTES = 4 << 20
 _JOIN_S = 5.0
 
@@ -144,16 +143,17 @@ class FlightCrew:
 
     def _take(self) -> tuple[Shared, Span, _Lane] | None:
         """The next flight, if there is one that may go now. `_lock` is held."""
-        if self._lanes.tick(time.monotonic(), saturated=self._is_saturated()):
+        if self._lanes.tick(time.monotonic()):
             self._wake.notify_all()
         if not self._queue:
             return None
         order, shared, span = self._queue[0]
         is_bulk = len(span) > SHORT_BYTES
         if is_bulk and self._in_use >= self._lanes.limit:
+            self._lanes.held_back()
             return self._take_short()
         heapq.heappop(self._queue)
-        stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes))
+        stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes(len(span))))
         if stop < span.stop:
             heapq.heappush(self._queue, (order, shared, Span(stop, span.stop)))
             self._wake.notify()
@@ -168,9 +168,6 @@ class FlightCrew:
                 heapq.heapify(self._queue)
                 return shared, span, _Lane(self, False)
         return None
-
-    def _is_saturated(self) -> bool:
-        return self._in_use >= self._lanes.limit and bool(self._queue)
 
     def _flight(self, shared: Shared, span: Span, lane: _Lane) -> None:
         if not shared.wanted:
@@ -201,11 +198,14 @@ class FlightCrew:
         except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
             _log.exception("a reader of %s could not be told", shared.artifact.id)
 
-    def progressed(self, size_bytes: int) -> None:
-        """Bytes came: what they tell of the lanes."""
+    def progressed(self, size_bytes: int, first_after_s: float | None) -> None:
+        """Bytes came, the first of a flight after so long: what that tells of the lanes."""
         with self._lock:
             self._lanes.arrived(size_bytes)
-            if self._lanes.tick(time.monotonic(), saturated=self._is_saturated()):
+            if self._queue and self._in_use >= self._lanes.limit:
+                self._lanes.held_back()
+            more = first_after_s is not None and self._lanes.answered(first_after_s)
+            if self._lanes.tick(time.monotonic()) or more:
                 self._wake.notify_all()
 
     def leave_lane(self) -> None:
@@ -221,10 +221,12 @@ class _Lane:
     def __init__(self, crew: FlightCrew, is_bulk: bool) -> None:
         self._crew = crew
         self._held = is_bulk
+        self._began_s: float | None = time.monotonic()
 
     def arrived(self, size_bytes: int, left_bytes: int) -> None:
         """Bytes came; so many are still to come."""
-        self._crew.progressed(size_bytes)
+        began_s, self._began_s = self._began_s, None
+        self._crew.progressed(size_bytes, began_s and time.monotonic() - began_s)
         if left_bytes <= EARLY_BYTES:
             self.leave()
 
@@ -236,7 +238,7 @@ class _Lane:
 
 
 def _aligned(position: int) -> int:
-    return position // FLIGHT_BYTES * FLIGHT_BYTES
+    return position // SHORT_BYTES * SHORT_BYTES
 
 
-assert FLIGHT_BYTES % GRAIN_BYTES == MOST_FLIGHT_BYTES % GRAIN_BYTES == 0
+assert SHORT_BYTES % GRAIN_BYTES == 0

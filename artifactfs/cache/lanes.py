@@ -3,9 +3,11 @@
 On loopback or a fast local network one connection fills the machine, and more only fight for the
 interpreter and the processor. Over a long line each connection is held back, by its round trips or
 by the server's limit, and eight or more bring eight times as much. Nobody can know beforehand, so
-the number of *lanes* follows what is measured, in ticks of `TICK_S` in which there was more to
-fetch than lanes to fetch it:
+the number of *lanes* follows what is measured, in ticks of `TICK_S` in which something to
+fetch was held back for want of a lane:
 
+* when even the quickest of the first `ANSWERS` answers took `LONG_S` to begin, the line is long,
+  and there are `SAFE_LANES` at once;
 * at first the lanes double, up to `SAFE_LANES`, while less than `FAST_BYTES_S` arrives by each: no
   processor is the limit then, and a reader over a long line has them all after a few round trips;
 * from then on another number is tried now and then for some ticks, in turn half as many and twice
@@ -13,11 +15,13 @@ fetch than lanes to fetch it:
   old number is taken again, and after both have failed nothing is tried for `HOLD_S`.
 
 How much one request asks for follows too: a tenth of a second's worth of one lane, so that requests
-are few on a fast line and a reader who jumps away wastes little on a slow one.
+are few on a fast line and a reader who jumps away wastes little on a slow one; and no more than
+leaves something for every lane, while a window is still small.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 TICK_S = 0.05
@@ -27,6 +31,9 @@ SAFE_LANES = 8
 FAST_BYTES_S = 100e6
 GAIN = 1.25
 LOSS = 0.95
+LONG_S = 0.02
+ANSWERS = 3
+SHORT_BYTES = 1 << 20
 FLIGHT_BYTES = 8 << 20
 MOST_FLIGHT_BYTES = 64 << 20
 FLIGHT_S = 0.1
@@ -63,43 +70,55 @@ class Lanes:
         self._most = most
         self._arrived_bytes = 0
         self._tick_from_s = now_s
-        self._starved = False
+        self._held_back = False
         self._rate = 0.0
         self._now = _Measured(1)
         self._before: _Measured | None = None
         self._is_growing = True
-        self._up_next = False
+        self._up_next = True
+        self._answers = 0
+        self._nearest_s = math.inf
         self._failed = 0
         self._hold_until_s = 0.0
 
-    @property
-    def flight_bytes(self) -> int:
-        """How much one request asks for."""
-        wanted = int(self._rate / self.limit * FLIGHT_S) >> 20 << 20
-        return min(max(wanted, FLIGHT_BYTES), MOST_FLIGHT_BYTES)
+    def flight_bytes(self, span_bytes: int) -> int:
+        """How much one request for the beginning of so much should ask for."""
+        wanted_bytes = int(self._rate / self.limit * FLIGHT_S) >> 20 << 20
+        most_bytes = min(max(wanted_bytes, FLIGHT_BYTES), MOST_FLIGHT_BYTES)
+        share_bytes = -(-span_bytes // self.limit // SHORT_BYTES) * SHORT_BYTES
+        return min(max(share_bytes, SHORT_BYTES), most_bytes)
+
+    def answered(self, after_s: float) -> bool:
+        """An answer has begun; whether there are more lanes now."""
+        self._answers += 1
+        self._nearest_s = min(self._nearest_s, after_s)
+        if self._answers != ANSWERS or self._nearest_s < LONG_S or self.limit >= SAFE_LANES:
+            return False
+        self._is_growing = False
+        self._become(SAFE_LANES)
+        return True
 
     def arrived(self, size_bytes: int) -> None:
         """Bytes came."""
         self._arrived_bytes += size_bytes
 
-    def tick(self, now_s: float, *, saturated: bool) -> bool:
-        """See what the last tick brought; whether there are more lanes now.
+    def held_back(self) -> None:
+        """Something waits for a lane."""
+        self._held_back = True
 
-        `saturated` says that every lane is in use and more waits.
-        """
+    def tick(self, now_s: float) -> bool:
+        """See what the last tick brought, if it is over; whether there are more lanes now."""
         elapsed_s = now_s - self._tick_from_s
-        self._starved |= not saturated
         if elapsed_s < TICK_S:
             return False
         arrived_bytes, self._arrived_bytes = self._arrived_bytes, 0
-        starved, self._starved = self._starved, False
+        held_back, self._held_back = self._held_back, False
         self._tick_from_s = now_s
         rate = arrived_bytes / elapsed_s
         self._rate = rate if not self._rate else (self._rate + rate) / 2
-        if starved:
-            return False
         before = self.limit
-        self._learn(arrived_bytes, elapsed_s, now_s)
+        if held_back and elapsed_s < 2 * TICK_S:
+            self._learn(arrived_bytes, elapsed_s, now_s)
         return self.limit > before
 
     def _learn(self, arrived_bytes: int, elapsed_s: float, now_s: float) -> None:

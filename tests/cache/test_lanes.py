@@ -11,6 +11,7 @@ from artifactfs.cache.lanes import (
     FLIGHT_BYTES,
     MOST_FLIGHT_BYTES,
     SAFE_LANES,
+    SHORT_BYTES,
     TICK_S,
     Lanes,
 )
@@ -26,11 +27,13 @@ class Line:
         self.now_s = 100.0
         self.lanes = Lanes(most, self.now_s)
 
-    def run(self, seconds: float, *, saturated: bool = True) -> None:
+    def run(self, seconds: float, *, held_back: bool = True) -> None:
         for _ in range(round(seconds / TICK_S)):
             self.now_s += 1.001 * TICK_S
             self.lanes.arrived(int(self.bytes_per_s(self.lanes.limit) * TICK_S))
-            self.lanes.tick(self.now_s, saturated=saturated)
+            if held_back:
+                self.lanes.held_back()
+            self.lanes.tick(self.now_s)
 
 
 def most_often(line: Line, seconds: float) -> int:
@@ -47,7 +50,7 @@ def most_often(line: Line, seconds: float) -> int:
 def test_loopback_keeps_one_lane_nearly_always() -> None:
     line = Line(lambda lanes: 900 * MB / (1 + 0.05 * (lanes - 1)))
     assert most_often(line, 20) == 1
-    assert line.lanes.flight_bytes == MOST_FLIGHT_BYTES
+    assert line.lanes.flight_bytes(1 << 30) == MOST_FLIGHT_BYTES
 
 
 def test_a_long_line_has_eight_lanes_after_a_few_round_trips() -> None:
@@ -86,10 +89,20 @@ def test_there_are_never_more_lanes_than_connections() -> None:
 def test_a_request_is_never_smaller_or_larger_than_agreed(rate: int) -> None:
     line = Line(lambda lanes: rate)
     line.run(2)
-    assert FLIGHT_BYTES <= line.lanes.flight_bytes <= MOST_FLIGHT_BYTES
+    assert FLIGHT_BYTES <= line.lanes.flight_bytes(1 << 30) <= MOST_FLIGHT_BYTES
+    assert line.lanes.flight_bytes(1) == SHORT_BYTES
 
 
-def test_nothing_is_learned_while_nobody_waits_for_a_lane() -> None:
-    line = Line(lambda lanes: 1 * MB)
-    line.run(5, saturated=False)
-    assert line.lanes.limit == 1
+def test_answers_from_far_away_mean_many_lanes_and_a_share_for_each() -> None:
+    lanes = Lanes(16, 0.0)
+    assert [lanes.answered(after_s) for after_s in (0.11, 0.05, 0.05, 0.05)] == [
+        False, False, True, False,
+    ]  # fmt: skip
+    assert lanes.limit == SAFE_LANES
+    assert lanes.flight_bytes(8 * SHORT_BYTES) == SHORT_BYTES
+
+
+def test_a_slow_first_connection_is_not_a_long_line() -> None:
+    lanes = Lanes(16, 0.0)
+    assert not any(lanes.answered(after_s) for after_s in (0.03, 0.03, 0.004, 0.03))
+    assert lanes.limit == 1
