@@ -22,12 +22,11 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
-from artifactfs.cache.arrival import Arrival
+from artifactfs.cache.arrival import WRITE_BYTES, Arrival
 from artifactfs.cache.content import Shared
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.cache.lanes import SHORT_BYTES, TICK_S, Lanes
@@ -47,7 +46,7 @@ class Source(Protocol):
         self,
         artifact: Artifact,
         span: Span,
-        deliver: Callable[..., bool],
+        sink: Any,
         *,
         cancelled: threading.Event | None = None,
         deadline_s: float | None = None,
@@ -114,6 +113,7 @@ class FlightCrew:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
 
     def _fly(self) -> None:
+        buffer = memoryview(bytearray(WRITE_BYTES))
         while True:
             with self._lock:
                 while (taken := self._take()) is None and not self._closing:
@@ -123,7 +123,7 @@ class FlightCrew:
             shared, span, lane = taken
             shared.retain()
             try:
-                self._flight(shared, span, lane)
+                self._flight(shared, span, lane, buffer)
             finally:
                 lane.leave()
                 shared.release()
@@ -169,31 +169,24 @@ class FlightCrew:
                 return shared, span, _Lane(self, False)
         return None
 
-    def _flight(self, shared: Shared, span: Span, lane: _Lane) -> None:
+    def _flight(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
         if not shared.wanted:
             shared.landed(span, Cancelled("nobody wants it any more"))
             return
-        arrival = Arrival(shared)
-
-        def deliver(offset: int, piece: memoryview, more: bool = False) -> bool:
-            arrival.take(offset, piece, more=more)
-            stop = offset + len(piece)
-            lane.arrived(len(piece), span.stop - stop)
-            return stop < span.stop and not self._ended.is_set()
-
+        flying = _Flying(Arrival(shared, buffer), lane, span, self._ended)
         error: BaseException | None = None
         try:
             self._source.stream(
                 shared.artifact,
                 span,
-                deliver,
+                flying,
                 cancelled=shared.cancelled if not self._ended.is_set() else self._ended,
                 deadline_s=self._deadline_s,
             )
         except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
             error = caught
         try:
-            arrival.settle()
+            flying.pause()
             shared.landed(span, error, final=self._ended.is_set())
         except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
             _log.exception("a reader of %s could not be told", shared.artifact.id)
@@ -235,6 +228,28 @@ class _Lane:
         if self._held:
             self._held = False
             self._crew.leave_lane()
+
+
+class _Flying:
+    """The sink of one flight. For one thread."""
+
+    def __init__(self, arrival: Arrival, lane: _Lane, span: Span, ended: threading.Event) -> None:
+        self._arrival = arrival
+        self._lane = lane
+        self._stop = span.stop
+        self._ended = ended
+        self._position = span.start
+        self.pause = arrival.pause
+
+    def room(self, offset: int) -> memoryview:
+        self._position = offset
+        return self._arrival.room(offset)
+
+    def take(self, count: int, *, more: bool) -> bool:
+        self._arrival.take(count, more=more)
+        self._position += count
+        self._lane.arrived(count, self._stop - self._position)
+        return self._position < self._stop and not self._ended.is_set()
 
 
 def _aligned(position: int) -> int:

@@ -1,8 +1,9 @@
 """Which parts of a content are on disk, and how that is written down.
 
-A content is cut into grains of 128 KiB: what the kernel reads ahead at a time on an ordinary mount,
-so that a random read of 4 KiB fetches 32 times what it asked at most, while one gigabyte needs a
-table of 8 192 rows only. Each grain is in one of four states:
+A content is cut into grains of 32 KiB. A random read of a page fetches eight times what it asked,
+and over a fast line that costs no more than the page alone would (measured on loopback: 75 us for
+4 KiB, 85 for 32, 125 for 128); one gigabyte needs a table of 32 768 rows, 288 KiB. Each grain is in
+one of four states:
 
     ABSENT     not here
     STORED     on disk, says the sidecar; its xxh3 is checked when it is first used after a mount
@@ -28,7 +29,7 @@ import xxhash
 
 from artifactfs.spans import Span
 
-GRAIN_BYTES = 128 * 1024
+GRAIN_BYTES = 32 * 1024
 ABSENT, STORED, CHECKED, IN_MEMORY = range(4)
 
 _MAGIC = b"artifactfs grains 1\n"

@@ -48,6 +48,7 @@ from artifactfs.spans import Span
 KNOWN_BYTES = 32 << 20
 MEMORY_BYTES = 64 << 20
 USAGES = 1 << 17
+WHOLE_PIECE_BYTES = 1 << 18
 USAGE_S = 30.0
 KEEP_S = 1.0
 FIRST_SURVEY_S = 5.0
@@ -108,6 +109,27 @@ class GrainMemory:
         """A grain, if it is still here."""
         with self._lock:
             return self._grains.get((key, grain))
+
+
+class _ToFile:
+    """A sink that writes everything to a file, in the order in which it comes."""
+
+    def __init__(self, descriptor: int, ended: threading.Event) -> None:
+        self._descriptor = descriptor
+        self._ended = ended
+        self._buffer = memoryview(bytearray(WHOLE_PIECE_BYTES))
+        self._offset = 0
+
+    def room(self, offset: int) -> memoryview:
+        self._offset = offset
+        return self._buffer
+
+    def take(self, count: int, *, more: bool) -> bool:  # noqa: ARG002 - a sink's
+        os.pwrite(self._descriptor, self._buffer[:count], self._offset)
+        return not self._ended.is_set()
+
+    def pause(self) -> None:
+        return
 
 
 def _table_bytes(shared: Shared) -> int:
@@ -261,12 +283,7 @@ class Store:
         temporary = directory / f"{secrets.token_hex(8)}.new"
         try:
             with temporary.open("xb", buffering=0) as file:
-
-                def deliver(offset: int, piece: memoryview, _more: bool = False) -> bool:
-                    os.pwrite(file.fileno(), piece, offset)
-                    return not self._ended.is_set()
-
-                self._source.stream(artifact, Span(0, 0), deliver)
+                self._source.stream(artifact, Span(0, 0), _ToFile(file.fileno(), self._ended))
                 size_bytes = os.fstat(file.fileno()).st_size
             self._take_in(temporary, place, size_bytes, verified=False)
             return size_bytes

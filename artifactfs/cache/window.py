@@ -52,7 +52,9 @@ class Window:
             self._add(stream)
         else:
             stream.used = self._clock
-            stream.position = max(stream.position, read.stop)
+            if read.stop <= stream.position:
+                return Span(read.start, max(read.stop, min(stream.ahead_to, size_bytes)))
+            stream.position = read.stop
             left_bytes = stream.ahead_to - stream.position
             if left_bytes <= stream.window_bytes // 2:
                 grown_bytes = max(2 * stream.window_bytes, FIRST_BYTES)

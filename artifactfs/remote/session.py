@@ -9,8 +9,11 @@ sees to it that
 * an answer of 401 has the token read again from its source, once, and tried if it is another one;
 * the library's exceptions and the service's status codes become errors of ``errors``.
 
-What is in flight is registered, so that `close`, or a download that is cancelled, shuts its socket
-down and the thread that reads from it returns at once.
+What is in flight is registered, so that `close` shuts its socket down and the thread that reads
+from it returns at once.
+
+`open` is for the service's calls and goes by requests. `fetch` is for downloads: the same rules,
+but where it can it speaks to the server directly (``connections``).
 """
 
 from __future__ import annotations
@@ -18,9 +21,10 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import random
+import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -47,6 +51,8 @@ from artifactfs.errors import (
     Unsupported,
 )
 from artifactfs.remote import wire
+from artifactfs.remote.connection import NotPlain
+from artifactfs.remote.connections import Connections
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.token import Secret, TokenSource
 
@@ -54,12 +60,14 @@ T = TypeVar("T")
 
 MOST_ANSWER_BYTES = 64 << 20
 _MOST_ERROR_BYTES = 64 << 10
+_PIECE_BYTES = 1 << 18
 _UNUSABLE = (
     requests.exceptions.InvalidURL,
     requests.exceptions.MissingSchema,
     requests.exceptions.InvalidSchema,
     urllib3.exceptions.LocationParseError,
 )
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"artifactfs/{__version__}"}
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OPTIONAL = frozenset({404, 405, 501})
 _MOST_RETRY_AFTER_S = 3600.0
@@ -70,6 +78,61 @@ def origin_of(url: str) -> str:
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+
+
+class Answer(Protocol):
+    """What a download gets: a head, and a body that goes into the caller's memory."""
+
+    url: str
+    status_code: int
+    reason: str
+    headers: Mapping[str, str]
+
+    def readinto(self, view: memoryview) -> int:
+        """Put some of the body into `view`, once there is some; 0 at its end."""
+
+    def is_arriving(self) -> bool:
+        """Whether more can be read without waiting."""
+
+    def read(self, most_bytes: int) -> bytes:
+        """The body, up to so many bytes."""
+
+    def close(self) -> None:
+        """Give the connection back, or cut it off if the body was not read to its end."""
+
+    def shutdown(self) -> None:
+        """End the reading in whatever thread it happens."""
+
+
+class _CanShutDown(Protocol):
+    def shutdown(self) -> None: ...
+
+
+class LibraryAnswer:
+    """An `Answer` that requests has got."""
+
+    def __init__(self, response: requests.Response) -> None:
+        self.url = response.url
+        self.status_code = response.status_code
+        self.reason = response.reason
+        self.headers: Mapping[str, str] = response.headers
+        self.close = response.close
+        self.shutdown = response.raw.shutdown
+        self._raw = response.raw
+        self._poll = select.poll()
+        self._poll.register(response.raw.fileno(), select.POLLIN)
+
+    def readinto(self, view: memoryview) -> int:
+        piece = self._raw.read1(min(len(view), _PIECE_BYTES))
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def is_arriving(self) -> bool:
+        return bool(self._poll.poll(0))
+
+    def read(self, most_bytes: int) -> bytes:
+        body: bytes = self._raw.read(most_bytes)
+        return body
 
 
 class Session:
@@ -87,7 +150,7 @@ class Session:
         self._source = token
         self._token: Secret | None = None
         self._lock = threading.Lock()
-        self._in_flight: set[urllib3.BaseHTTPResponse] = set()
+        self._in_flight: set[_CanShutDown] = set()
         self._closed = threading.Event()
         self._retry = Retry(clock, self._closed, random.SystemRandom())
         self._requests = requests.Session()
@@ -99,8 +162,9 @@ class Session:
         self._requests.mount("http://", adapter)
         self._requests.mount("https://", adapter)
         self._requests.headers.clear()
-        self._requests.headers.update(
-            {"Accept-Encoding": "identity", "User-Agent": f"artifactfs/{__version__}"}
+        self._requests.headers.update(_HEADERS)
+        self._connections = Connections(
+            self._requests, http.connect_timeout_s, http.timeout_s, pool_size
         )
 
     def absolute(self, path: str) -> str:
@@ -187,8 +251,44 @@ class Session:
                 raise Cancelled("the connection to the service is closed")
             with self.translated(url):
                 if response.status_code not in accept and not response.ok:
-                    raise _failure(response, f"{method} {_shown(url)}", optional)
+                    said = response.raw.read(_MOST_ERROR_BYTES)
+                    raise _failure(response, said, f"{method} {_shown(url)}", optional)
                 yield response
+
+    @contextlib.contextmanager
+    def fetch(
+        self, url: str, headers: Mapping[str, str], *, accept: frozenset[int]
+    ) -> Iterator[Answer]:
+        """One attempt at a GET whose body is for the disk; see `open` for what it raises."""
+        ours = self.is_api(url)
+        answer = self._get(url, headers, ours)
+        try:
+            if ours and answer.status_code == 401 and self._read_token_again():
+                answer.close()
+                answer = self._get(url, headers, ours)
+            with self._lock:
+                self._in_flight.add(answer)
+            if self._closed.is_set():
+                raise Cancelled("the connection to the service is closed")
+            with self.translated(url):
+                if answer.status_code not in accept and answer.status_code >= 400:
+                    said = answer.read(_MOST_ERROR_BYTES)
+                    raise _failure(answer, said, f"GET {_shown(url)}", optional=False)
+                yield answer
+        finally:
+            with self._lock:
+                self._in_flight.discard(answer)
+            answer.close()
+
+    def _get(self, url: str, headers: Mapping[str, str], ours: bool) -> Answer:
+        with self.translated(url):
+            if not self._closed.is_set() and self._connections.speaks_to(url):
+                sent = {**_HEADERS, **headers}
+                if ours:
+                    sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
+                with contextlib.suppress(NotPlain):
+                    return self._connections.get(url, sent)
+        return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours))
 
     def _send(
         self,
@@ -269,19 +369,15 @@ class Session:
             self._token = fresh
         return changed
 
-    def shut_down(self, response: requests.Response) -> None:
-        """End the reading of `response` in whatever thread it happens."""
-        with contextlib.suppress(Exception):
-            response.raw.shutdown()
-
     def close(self) -> None:
         """Cut off what is in flight; later requests raise `Cancelled`."""
         self._closed.set()
         with self._lock:
             in_flight = list(self._in_flight)
-        for raw in in_flight:
+        for one in in_flight:
             with contextlib.suppress(Exception):
-                raw.shutdown()
+                one.shutdown()
+        self._connections.close()
         self._requests.close()
 
 
@@ -337,9 +433,11 @@ _KINDS: dict[int, type[RemoteError]] = {
 }
 
 
-def _failure(response: requests.Response, what: str, optional: bool) -> Exception:
+def _failure(
+    response: requests.Response | Answer, body: bytes, what: str, optional: bool
+) -> Exception:
     status = response.status_code
-    said = wire.complaint(response.raw.read(_MOST_ERROR_BYTES))
+    said = wire.complaint(body)
     message = f"{what}: {said.message or response.reason or 'no reason given'} ({status})"
     if optional and status in _OPTIONAL:
         return Unsupported(message)

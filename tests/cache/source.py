@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Cancelled, Unreachable
@@ -46,7 +47,7 @@ class Source:
         self,
         artifact: Artifact,
         span: Span,
-        deliver: Callable[[int, memoryview], bool],
+        sink: Any,
         *,
         cancelled: threading.Event | None = None,
         deadline_s: float | None = None,
@@ -65,9 +66,15 @@ class Source:
             )
             with self._lock:
                 self.delivered_bytes += len(piece)
-            if not deliver(position, memoryview(piece)):
-                return
-            position += len(piece)
+            while piece:
+                room = sink.room(position)[: len(piece)]
+                room[:] = piece[: len(room)]
+                position += len(room)
+                piece = piece[len(room) :]
+                if not sink.take(len(room), more=bool(piece)):
+                    sink.pause()
+                    return
+        sink.pause()
 
 
 def broken(offset: int, piece: bytes) -> bytes:

@@ -61,19 +61,34 @@ def artifact(service: Service, tmp_path: Path) -> Artifact:
     return service.uploads.by_controller(FileBody(path, Span(0, len(DATA))), "data.bin")
 
 
+class Gathered:
+    """A sink that keeps the bytes up to `stop`, and notes which have come."""
+
+    def __init__(self, stop: int) -> None:
+        self.data = bytearray(stop)
+        self.here = bytearray(stop)
+        self._piece = memoryview(bytearray(50_000))
+        self._offset = 0
+
+    def room(self, offset: int) -> memoryview:
+        self._offset = offset
+        return self._piece
+
+    def take(self, count: int, *, more: bool) -> bool:
+        start, stop = self._offset, min(self._offset + count, len(self.data))
+        self.data[start:stop] = self._piece[: stop - start]
+        self.here[start:stop] = b"\1" * (stop - start)
+        return stop < len(self.data)
+
+    def pause(self) -> None:
+        return
+
+
 def read(service: Service, artifact: Artifact, start: int = 0, stop: int = len(DATA)) -> bytes:
-    got = bytearray(stop)
-    here = bytearray(stop)
-
-    def deliver(offset: int, piece: memoryview, _more: bool = False) -> bool:
-        end = min(offset + len(piece), stop)
-        got[offset:end] = piece[: end - offset]
-        here[offset:end] = b"\1" * (end - offset)
-        return offset + len(piece) < stop
-
-    service.downloads.stream(artifact, Span(start, stop), deliver)
-    assert 0 not in here[start:stop]
-    return bytes(got[start:stop])
+    sink = Gathered(stop)
+    service.downloads.stream(artifact, Span(start, stop), sink)
+    assert 0 not in sink.here[start:stop]
+    return bytes(sink.data[start:stop])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ def test_retry_after_is_waited_for(service: Service, proxy: FaultProxy, artifact
 def test_patience_ends(service: Service, proxy: FaultProxy, artifact: Artifact) -> None:
     proxy.break_with(method="GET", path=artifact.id, status=503, times=1000)
     with pytest.raises(Unreachable, match="503"):
-        service.downloads.stream(artifact, Span(0, 10), lambda *_: True, deadline_s=1)
+        service.downloads.stream(artifact, Span(0, 10), Gathered(10), deadline_s=1)
 
 
 def test_a_gone_artifact_is_gone_at_once(
@@ -140,7 +155,9 @@ def test_a_cancelled_download_ends_soon(
     threading.Timer(0.2, cancelled.set).start()
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        service.downloads.stream(artifact, Span(0, len(DATA)), lambda *_: True, cancelled=cancelled)
+        service.downloads.stream(
+            artifact, Span(0, len(DATA)), Gathered(len(DATA)), cancelled=cancelled
+        )
     assert time.monotonic() - started < 4
 
 

@@ -1,0 +1,219 @@
+"""The connections that downloads are spoken over, kept alive between requests.
+
+`Connections.get` sends a GET over one of them, made where none is idle. How to connect (which
+certificates to trust) is what requests would do in this environment; where it would go through a
+proxy, and for a while to a server that has answered as only the library can read, `speaks_to` says
+no, and the caller leaves the request to the library.
+
+A server may close an idle connection at any time. One that it has closed already is not used; one
+that it closes just when the next request is sent answers nothing, and the request, a GET, is sent
+again over a new one.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+import urllib3.connection
+import urllib3.exceptions
+
+from artifactfs.remote.connection import Connection, Head, NotPlain
+
+MOST_IDLE_S = 60.0
+LEFT_TO_LIBRARY_S = 60.0
+MOST_ORIGINS = 64
+_PORTS = {"http": 80, "https": 443}
+_PRINTABLE = frozenset(map(chr, range(33, 127)))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a URL leads: what one connection serves."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to connect to an origin; `certificates` is a file or a directory."""
+
+    is_direct: bool
+    certificates: str
+    left_to_library_until_s: float = 0.0
+
+
+@lru_cache(maxsize=1024)
+def split(url: str) -> tuple[Origin, str]:
+    """The origin, and the first two lines of a request. Raises `InvalidURL`."""
+    parts = urlsplit(requests.utils.requote_uri(url))
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise requests.exceptions.InvalidURL(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    named = parts.netloc.rpartition("@")[2]
+    if set(target + named) - _PRINTABLE:
+        raise requests.exceptions.InvalidURL(url)
+    origin = Origin(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
+    return origin, f"GET {target} HTTP/1.1\r\nHost: {named}\r\n"
+
+
+class Answer:
+    """The answer to one request, and the connection that its body comes over. For one thread."""
+
+    def __init__(
+        self, url: str, head: Head, origin: Origin, connection: Connection, owner: Connections
+    ) -> None:
+        self.url = url
+        self.status_code = head.status_code
+        self.reason = head.reason
+        self.headers: Mapping[str, str] = head.headers
+        self._origin = origin
+        self._connection = connection
+        self._owner = owner
+        self.readinto = connection.readinto
+        self.is_arriving = connection.is_arriving
+        self.shutdown = connection.shut_down
+
+    def read(self, most_bytes: int) -> bytes:
+        """The body, up to so many bytes."""
+        body = memoryview(bytearray(most_bytes))
+        length = 0
+        while count := self.readinto(body[length:]):
+            length += count
+        return bytes(body[:length])
+
+    def close(self) -> None:
+        """Give the connection back, or let go of it if the body was not read to its end."""
+        self._owner.give_back(self._origin, self._connection)
+
+
+class Connections:
+    """See the module. `_lock` guards the idle ones and what is known of each origin."""
+
+    def __init__(
+        self, library: requests.Session, connect_timeout_s: float, timeout_s: float, most_idle: int
+    ) -> None:
+        self._library = library
+        self._connect_timeout_s = connect_timeout_s
+        self._timeout_s = timeout_s
+        self._most_idle = most_idle
+        self._lock = threading.Lock()
+        self._idle: dict[Origin, list[Connection]] = {}
+        self._ways: dict[Origin, _Way] = {}
+        self._closed = False
+
+    def speaks_to(self, url: str) -> bool:
+        """Whether a request for `url` can be sent directly."""
+        way = self._way(split(url)[0])
+        return way.is_direct and time.monotonic() >= way.left_to_library_until_s
+
+    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
+        """Send a GET. Raises `NotPlain` when the library has to do it, and as `Connection` does."""
+        origin, begin = split(url)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        request = f"{begin}{lines}\r\n".encode("latin-1")
+        while True:
+            connection = self._idle_one(origin)
+            is_used = connection is not None
+            connection = connection or self._connect(origin)
+            try:
+                return Answer(url, connection.ask(request), origin, connection, self)
+            except NotPlain:
+                connection.close()
+                self._leave_to_library(origin)
+                raise
+            except (urllib3.exceptions.ProtocolError, ConnectionError):
+                connection.close()
+                if not is_used:
+                    raise
+            except BaseException:
+                connection.close()
+                raise
+
+    def give_back(self, origin: Origin, connection: Connection) -> None:
+        """Keep it for the next request, if it can be."""
+        connection.drain()
+        excess: Connection | None = connection
+        if connection.is_usable:
+            connection.idle_since_s = time.monotonic()
+            with self._lock:
+                if not self._closed and (origin in self._idle or len(self._idle) < MOST_ORIGINS):
+                    idle = self._idle.setdefault(origin, [])
+                    idle.append(connection)
+                    excess = idle.pop(0) if len(idle) > self._most_idle else None
+        if excess is not None:
+            excess.close()
+
+    def close(self) -> None:
+        """Close what is idle; what is given back later is closed too."""
+        with self._lock:
+            self._closed = True
+            idle = [one for some in self._idle.values() for one in some]
+            self._idle.clear()
+        for one in idle:
+            one.close()
+
+    def _idle_one(self, origin: Origin) -> Connection | None:
+        oldest_s = time.monotonic() - MOST_IDLE_S
+        while True:
+            with self._lock:
+                idle = self._idle.get(origin)
+                if not idle:
+                    return None
+                connection = idle.pop()
+                if not idle:
+                    del self._idle[origin]
+            if connection.idle_since_s >= oldest_s and connection.is_usable:
+                return connection
+            connection.close()
+
+    def _connect(self, origin: Origin) -> Connection:
+        way = self._way(origin)
+        if origin.scheme == "http":
+            made = urllib3.connection.HTTPConnection(
+                origin.host, origin.port, timeout=self._connect_timeout_s
+            )
+        else:
+            is_directory = Path(way.certificates).is_dir()
+            made = urllib3.connection.HTTPSConnection(
+                origin.host,
+                origin.port,
+                timeout=self._connect_timeout_s,
+                cert_reqs=ssl.CERT_REQUIRED,
+                ca_cert_dir=way.certificates if is_directory else None,
+                ca_certs=None if is_directory else way.certificates,
+            )
+        return Connection(made, self._timeout_s)
+
+    def _way(self, origin: Origin) -> _Way:
+        with self._lock:
+            known = self._ways.get(origin)
+        if known is not None:
+            return known
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        url = f"{origin.scheme}://{host}:{origin.port}/"
+        settings = self._library.merge_environment_settings(url, {}, True, None, None)
+        proxy = requests.utils.select_proxy(url, settings["proxies"])
+        verify = settings["verify"]
+        certificates = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
+        way = _Way(proxy is None, certificates)
+        with self._lock:
+            if len(self._ways) >= MOST_ORIGINS:
+                self._ways.clear()
+            self._ways[origin] = way
+        return way
+
+    def _leave_to_library(self, origin: Origin) -> None:
+        way = self._way(origin)
+        until_s = time.monotonic() + LEFT_TO_LIBRARY_S
+        with self._lock:
+            self._ways[origin] = replace(way, left_to_library_until_s=until_s)
