@@ -28,7 +28,9 @@ class Landing(Protocol):
     @property
     def descriptor(self) -> int: ...
     def tell_of_disk(self, error: OSError) -> None: ...
-    def note(self, whole: list[tuple[int, int, bytes | None]], arrived_bytes: int) -> None: ...
+    def note(
+        self, first: int, sums: list[int], kept: list[bytes] | None, arrived_bytes: int
+    ) -> None: ...
 
 
 class Arrival:
@@ -71,14 +73,12 @@ class Arrival:
             return
         start, stop = first * GRAIN_BYTES, min(last * GRAIN_BYTES, size_bytes)
         data = self._buffer[start - self._start : stop - self._start]
-        in_memory = not self._write(data, start)
-        whole: list[tuple[int, int, bytes | None]] = []
-        for number in range(last - first):
-            grain = data[number * GRAIN_BYTES : (number + 1) * GRAIN_BYTES]
-            whole.append((first + number, checksum(grain), bytes(grain) if in_memory else None))
+        grains = [data[at : at + GRAIN_BYTES] for at in range(0, len(data), GRAIN_BYTES)]
+        kept = None if self._write(data, start) else [bytes(grain) for grain in grains]
+        sums = [checksum(grain) for grain in grains]
         arrived_bytes, self._arrived_bytes = self._arrived_bytes, 0
         self._keep(stop)
-        self._landing.note(whole, arrived_bytes)
+        self._landing.note(first, sums, kept, arrived_bytes)
 
     def _keep(self, position: int) -> None:
         """Forget what is before `position`."""

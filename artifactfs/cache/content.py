@@ -14,10 +14,15 @@ Flights bring pieces in rising order (``arrival`` writes and sums them); `note` 
 grains are whole and lets the readers go whose last grain it was. Readers never wait for the end of
 a flight. What the disk does not take is kept in memory for a while, so that reading goes on
 uncached. The whole is hashed behind the bytes as they come (``verifier``).
+
+Other mounts may use the same files. Before a flight begins it is reserved (`reserve`), and what
+another mount has fetched meanwhile is taken over instead (``sidecar``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import threading
@@ -39,7 +44,8 @@ from artifactfs.cache.grains import (
     runs,
     span_of,
 )
-from artifactfs.cache.places import Place, write_whole
+from artifactfs.cache.places import Place
+from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.window import Window
 from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
 from artifactfs.spans import Span
@@ -151,29 +157,69 @@ class Shared:
         self._verifier = verifier
         self._counters = counters
         self._descriptor = -1
+        self._sidecar: Sidecar | None = None
+        self._generation: int | None = None
         self._users = 0
         self._told_of_disk = False
 
     # The file
 
     def open_file(self) -> None:
-        """Open the content's file, made sparse at its full size. Never raises."""
+        """Open the content's file, made sparse at its full size, and its sidecar. Never raises."""
         if self._descriptor >= 0:
             return
         try:
-            directory = os.path.dirname(self.place.path)  # noqa: PTH120 - paths are text here
-            os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            descriptor = os.open(self.place.path, flags, 0o600)
-            if os.fstat(descriptor).st_size != self.size_bytes:
-                with self.lock:
-                    self._clear()
-                os.ftruncate(descriptor, self.size_bytes)
-            self._descriptor = descriptor
+            self._descriptor = self._open_shared()
+            self._open_sidecar(os.fstat(self._descriptor).st_size == self.size_bytes)
         except OSError as error:
             with self.lock:
                 self._clear()
             self.tell_of_disk(error)
+
+    def _open_shared(self) -> int:
+        """The open file, with the lock that says that somebody uses it (``evict``)."""
+        directory = os.path.dirname(self.place.path)  # noqa: PTH120 - paths are text here
+        os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            descriptor = os.open(self.place.path, flags, 0o600)
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.place.path)):  # noqa: PTH116
+                    return descriptor
+            os.close(descriptor)  # removed since it was opened
+
+    def _open_sidecar(self, has_its_size: bool) -> None:
+        sidecar = Sidecar(self.place.sidecar, self.size_bytes)
+        try:
+            if not has_its_size:
+                sidecar.forget(0, len(self.table.flags))
+                os.ftruncate(self._descriptor, self.size_bytes)
+            flags = sidecar.flags()
+        except BaseException:
+            sidecar.close()
+            raise
+        with self.lock:
+            if sidecar.generation == self._generation:
+                self._take_over_known(flags)
+            else:
+                self._clear()
+                self.table.flags[:] = flags
+                self.table.verified = sidecar.is_verified
+            self._generation = sidecar.generation
+            self._sidecar = sidecar
+
+    def _take_over_known(self, flags: bytearray) -> None:
+        """The files are those that were closed before; others may have changed. `lock` is held."""
+        known = self.table.flags
+        for start, stop in runs(flags, ABSENT, 0, len(flags)):
+            if known.find(CHECKED, start, stop) >= 0:
+                self.checked_whole = False
+                self.epoch += 1
+            known[start:stop] = bytes(stop - start)
+        for start, stop in list(runs(known, ABSENT, 0, len(flags))):
+            known[start:stop] = flags[start:stop]
 
     def _clear(self) -> None:
         """Nothing is here from now on. `lock` is held."""
@@ -197,6 +243,9 @@ class Shared:
             if self._users:
                 return
             descriptor, self._descriptor = self._descriptor, -1
+            sidecar, self._sidecar = self._sidecar, None
+        if sidecar is not None:
+            sidecar.close()
         if descriptor >= 0:
             os.close(descriptor)
 
@@ -206,14 +255,17 @@ class Shared:
         return self._descriptor
 
     def save(self) -> None:
-        """Write the sidecar, if there is anything new in it. Never raises."""
+        """Write down what may be known of it without opening it. Never raises."""
         with self.lock:
-            if not self.unsaved:
+            if not self.unsaved or self._sidecar is None:
                 return
             self.unsaved = False
-            data = self.table.encode()
+            sidecar, table = self._sidecar, self.table
+        self._write_down(lambda: sidecar.describe(table.cached_bytes, verified=table.verified))
+
+    def _write_down(self, act: Callable[[], None]) -> None:
         try:
-            write_whole(self.place.sidecar, data)
+            act()
         except OSError as error:
             self.tell_of_disk(error)
 
@@ -236,6 +288,7 @@ class Shared:
         if start >= stop:
             return b""
         flags = self.table.flags
+        epoch = self.epoch
         first, last = start // GRAIN_BYTES, (stop - 1) // GRAIN_BYTES + 1
         if flags.count(CHECKED, first, last) != last - first:
             if flags.find(ABSENT, first, last) >= 0:
@@ -252,6 +305,8 @@ class Shared:
         if len(data) != stop - start:
             self._lose(first, last, "the file is too short")
             return None
+        if epoch != self.epoch:
+            return None  # grains were given up meanwhile, perhaps these
         self._counters.read_bytes += len(data)
         return data
 
@@ -265,8 +320,7 @@ class Shared:
                 data = os.pread(self._descriptor, len(span), span.start)
             except OSError:
                 data = b""
-            right = len(data) == len(span) and checksum(data) == self.table.sums[grain]
-            if not right:
+            if len(data) != len(span) or checksum(data) != self._sum(grain):
                 self._lose(grain, grain + 1, "its checksum is wrong")
                 return False
             with self.lock:
@@ -279,12 +333,25 @@ class Shared:
         for grain in range(*grains_of(Span(position, position + len(data)))):
             if self.table.flags[grain] == STORED:
                 start = grain * GRAIN_BYTES - position
-                if checksum(data[start : start + GRAIN_BYTES]) != self.table.sums[grain]:
+                if checksum(data[start : start + GRAIN_BYTES]) != self._sum(grain):
                     self._lose(grain, grain + 1, "its checksum is wrong")
                     return False
         return True
 
+    def _sum(self, grain: int) -> int:
+        """The sum written down for a grain, or 0."""
+        sidecar = self._sidecar
+        if sidecar is None:
+            return 0
+        try:
+            return sidecar.sums(grain, grain + 1)[0]
+        except OSError:
+            return 0
+
     def _lose(self, first: int, last: int, why: str) -> None:
+        sidecar = self._sidecar
+        if sidecar is not None:
+            self._write_down(lambda: sidecar.forget(first, last))
         with self.lock:
             for grain in range(first, last):
                 if self.table.flags[grain] != IN_MEMORY:
@@ -380,31 +447,84 @@ class Shared:
 
     # Arrival
 
-    def note(self, whole: list[tuple[int, int, bytes | None]], arrived_bytes: int) -> None:
-        """Bytes have come, and with them whole grains: number, sum, bytes if not on disk."""
+    def note(
+        self, first: int, sums: list[int], kept: list[bytes] | None, arrived_bytes: int
+    ) -> None:
+        """Grains have come, from `first` on; `kept` holds them if the disk did not take them."""
         self._counters.fetched_bytes += arrived_bytes
-        if not whole:
-            return
-        for grain, _, data in whole:
-            if data is not None:
-                self._memory.put(self.place.key, grain, data)
-                self._counters.uncached_grains += 1
-        flags, sums = self.table.flags, self.table.sums
-        ready: list[Waiter] = []
+        sidecar = self._sidecar
+        if kept is not None:
+            for number, data in enumerate(kept, first):
+                self._memory.put(self.place.key, number, data)
+            self._counters.uncached_grains += len(kept)
+        elif sidecar is not None:
+            self._write_down(lambda: sidecar.record(first, sums))
+        state = CHECKED if kept is None else IN_MEMORY
+        stop = first + len(sums)
         with self.lock:
-            for grain, total, data in whole:
-                if flags[grain] != CHECKED:
-                    flags[grain] = CHECKED if data is None else IN_MEMORY
-                    sums[grain] = total
-                self._claims[grain] = 0
-            self.unsaved = True
-            if self._waiters:
-                ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
-                self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
+            flags = self.table.flags
+            if flags.count(CHECKED, first, stop) == 0:
+                flags[first:stop] = bytes([state]) * len(sums)
+            else:
+                for grain in range(first, stop):
+                    flags[grain] = CHECKED if flags[grain] == CHECKED else state
+            ready = self._arrived(first, stop)
         for waiter in ready:
             waiter.done(None)
         if self.to_verify:
             self._verifier.follow(self)
+
+    def _arrived(self, first: int, stop: int) -> list[Waiter]:
+        """Grains are here, whoever brought them: who need not wait any more. `lock` is held."""
+        self._claims[first:stop] = bytes(stop - first)
+        self.unsaved = True
+        ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
+        if ready:
+            self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
+        return ready
+
+    def reserve(self, span: Span, *, insist: bool) -> list[Span] | None:
+        """What of `span` to fetch now; None: another mount is fetching some of it.
+
+        With `insist` it is fetched none the less. `free` it afterwards unless it was None.
+        """
+        sidecar = self._sidecar
+        if sidecar is None:
+            return [span]
+        first, stop = grains_of(span)
+        is_ours = sidecar.reserve(first, stop)
+        self._take_over(sidecar, first, stop)
+        if not is_ours and not insist:
+            return None
+        with self.lock:
+            missing = list(runs(self.table.flags, ABSENT, first, stop))
+        return [span_of(start, end, self.size_bytes) for start, end in missing]
+
+    def free(self, span: Span) -> None:
+        """The opposite of `reserve`."""
+        sidecar = self._sidecar
+        if sidecar is not None:
+            sidecar.free(*grains_of(span))
+
+    def _take_over(self, sidecar: Sidecar, first: int, stop: int) -> None:
+        """What another mount has fetched meanwhile is here."""
+        try:
+            sums = sidecar.sums(first, stop)
+        except OSError:
+            return
+        if not any(sums):
+            return
+        with self.lock:
+            flags = self.table.flags
+            for grain, one in enumerate(sums, first):
+                if one and flags[grain] == ABSENT:
+                    flags[grain] = STORED
+                    self._claims[grain] = 0
+            ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
+            if ready:
+                self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
+        for waiter in ready:
+            waiter.done(None)
 
     def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
         """A flight is over: what it has not brought is free again; who waited for it is told.
@@ -450,6 +570,9 @@ class Shared:
                     f"{self.artifact.filename!r} ({self.artifact.id}) does not have its SHA-256"
                 )
                 waiters, self._waiters = self._waiters, []
+        sidecar = self._sidecar
+        if sidecar is not None:
+            self._write_down(lambda: sidecar.forget(0, len(self.table.flags)))
         _log.error(
             "%s: the cached content does not have its SHA-256 and was dropped%s",
             self.artifact.id, "" if final else "; it is fetched again",

@@ -12,7 +12,9 @@ before its end: the next request is on its way before the last bytes of this one
 line is never idle for a round trip.
 
 A flight that only reads ahead for a content which nobody has open any more is not started, and one
-under way is cut off.
+under way is cut off. One for which another mount of the same cache directory is fetching something
+is put off, `PUT_OFF_S` at a time, and finds it there; if the other brings nothing for `PATIENCE_S`,
+it is flown all the same.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import itertools
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
@@ -34,6 +36,8 @@ from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 
 EARLY_BYTES = 4 << 20
+PUT_OFF_S = 0.01
+PATIENCE_S = 3.0
 _JOIN_S = 5.0
 
 _log = logging.getLogger(__name__)
@@ -56,11 +60,22 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class _Order:
-    """A flight in the queue: urgent ones first, then in their order."""
+class _Flight:
+    """What is to be fetched: urgent ones first, then in their order.
+
+    `put_off_since_s` is when another mount was first seen to be fetching some of it.
+    """
 
     rank: int
     number: int
+    shared: Shared = field(compare=False)
+    span: Span = field(compare=False)
+    put_off_since_s: float | None = field(compare=False, default=None)
+
+    @property
+    def is_bulk(self) -> bool:
+        """Whether it is longer than what one reader waits for at a time."""
+        return len(self.span) > SHORT_BYTES
 
 
 class FlightCrew:
@@ -71,7 +86,8 @@ class FlightCrew:
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._queue: list[tuple[_Order, Shared, Span]] = []
+        self._queue: list[_Flight] = []
+        self._put_off: list[tuple[float, _Flight]] = []
         self._numbers = itertools.count()
         self._lanes = Lanes(connections, time.monotonic())
         self._in_use = 0
@@ -92,11 +108,13 @@ class FlightCrew:
         """End what is under way and the threads, for a bounded time."""
         with self._lock:
             self._closing = True
-            queue, self._queue = self._queue, []
+            flights = [*self._queue, *(flight for _, flight in self._put_off)]
+            self._queue.clear()
+            self._put_off.clear()
             self._wake.notify_all()
         self._ended.set()
-        for _, shared, span in queue:
-            shared.landed(span, Cancelled("the mount is ending"), final=True)
+        for flight in flights:
+            flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(_JOIN_S)
@@ -106,8 +124,8 @@ class FlightCrew:
         with self._lock:
             closing = self._closing
             if not closing:
-                order = _Order(0 if urgent else 1, next(self._numbers))
-                heapq.heappush(self._queue, (order, shared, span))
+                flight = _Flight(0 if urgent else 1, next(self._numbers), shared, span)
+                heapq.heappush(self._queue, flight)
                 self._wake.notify()
         if closing:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
@@ -120,61 +138,91 @@ class FlightCrew:
                     self._rest()
                 if taken is None:
                     return
-            shared, span, lane = taken
-            shared.retain()
+            flight, lane = taken
+            flight.shared.retain()
             try:
-                self._flight(shared, span, lane, buffer)
+                self._begin(flight, lane, buffer)
+            except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
+                _log.exception("a flight for %s failed", flight.shared.artifact.id)
             finally:
                 lane.leave()
-                shared.release()
+                flight.shared.release()
 
     def _rest(self) -> None:
         """Wait for something to do. `_lock` is held.
 
         While work is held back, one thread looks from time to time whether there are more lanes:
-        over a line on which nothing arrives nobody else would.
+        over a line on which nothing arrives nobody else would. One thread also looks after what was
+        put off.
         """
-        if not self._queue or self._ticking:
+        if self._ticking or not (self._queue or self._put_off):
             self._wake.wait()
             return
         self._ticking = True
-        self._wake.wait(TICK_S)
+        self._wake.wait(PUT_OFF_S if self._put_off else TICK_S)
         self._ticking = False
 
-    def _take(self) -> tuple[Shared, Span, _Lane] | None:
+    def _take(self) -> tuple[_Flight, _Lane] | None:
         """The next flight, if there is one that may go now. `_lock` is held."""
-        if self._lanes.tick(time.monotonic()):
+        now_s = time.monotonic()
+        if self._lanes.tick(now_s):
             self._wake.notify_all()
+        while self._put_off and self._put_off[0][0] <= now_s:
+            heapq.heappush(self._queue, heapq.heappop(self._put_off)[1])
         if not self._queue:
             return None
-        order, shared, span = self._queue[0]
-        is_bulk = len(span) > SHORT_BYTES
-        if is_bulk and self._in_use >= self._lanes.limit:
+        first = self._queue[0]
+        if first.is_bulk and self._in_use >= self._lanes.limit:
             self._lanes.held_back()
             return self._take_short()
         heapq.heappop(self._queue)
+        span = first.span
         stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes(len(span))))
         if stop < span.stop:
-            heapq.heappush(self._queue, (order, shared, Span(stop, span.stop)))
+            heapq.heappush(self._queue, replace(first, span=Span(stop, span.stop)))
             self._wake.notify()
-        self._in_use += is_bulk
-        return shared, Span(span.start, stop), _Lane(self, is_bulk)
+        self._in_use += first.is_bulk
+        return replace(first, span=Span(span.start, stop)), _Lane(self, first.is_bulk)
 
-    def _take_short(self) -> tuple[Shared, Span, _Lane] | None:
-        for entry in self._queue:
-            _, shared, span = entry
-            if len(span) <= SHORT_BYTES:
-                self._queue.remove(entry)
+    def _take_short(self) -> tuple[_Flight, _Lane] | None:
+        for flight in self._queue:
+            if not flight.is_bulk:
+                self._queue.remove(flight)
                 heapq.heapify(self._queue)
-                return shared, span, _Lane(self, False)
+                return flight, _Lane(self, False)
         return None
 
-    def _flight(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
+    def _begin(self, flight: _Flight, lane: _Lane, buffer: memoryview) -> None:
+        shared, span = flight.shared, flight.span
         if not shared.wanted:
             shared.landed(span, Cancelled("nobody wants it any more"))
             return
-        flying = _Flying(Arrival(shared, buffer), lane, span, self._ended)
+        now_s = time.monotonic()
+        since_s = flight.put_off_since_s or now_s
+        missing = shared.reserve(span, insist=now_s - since_s >= PATIENCE_S)
+        if missing is None:
+            self._put_back(replace(flight, put_off_since_s=since_s), now_s + PUT_OFF_S)
+            return
         error: BaseException | None = None
+        try:
+            for one in missing:
+                self._fetch(shared, one, lane, buffer)
+        except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
+            error = caught
+        finally:
+            shared.free(span)
+        shared.landed(span, error, final=self._ended.is_set())
+
+    def _put_back(self, flight: _Flight, due_s: float) -> None:
+        with self._lock:
+            if not self._closing:
+                heapq.heappush(self._put_off, (due_s, flight))
+                self._wake.notify()
+                return
+        flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
+
+    def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
+        flying = _Flying(Arrival(shared, buffer), lane, span, self._ended)
         try:
             self._source.stream(
                 shared.artifact,
@@ -183,13 +231,8 @@ class FlightCrew:
                 cancelled=shared.cancelled if not self._ended.is_set() else self._ended,
                 deadline_s=self._deadline_s,
             )
-        except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
-            error = caught
-        try:
+        finally:
             flying.pause()
-            shared.landed(span, error, final=self._ended.is_set())
-        except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
-            _log.exception("a reader of %s could not be told", shared.artifact.id)
 
     def progressed(self, size_bytes: int, first_after_s: float | None) -> None:
         """Bytes came, the first of a flight after so long: what that tells of the lanes."""

@@ -1,9 +1,9 @@
 """Where contents lie in the cache directory.
 
-    <cache>/v1/sha256/<2 digits>/<digest>            the bytes, a sparse file
-    <cache>/v1/sha256/<2 digits>/<digest>.grains     the sidecar
-    <cache>/v1/sha256/<2 digits>/<digest>.pin        there if it is pinned
-    <cache>/v1/ids/<service>/<digest of the id>      the same where the hash is not known
+    <cache>/v2/sha256/<2 digits>/<digest>            the bytes, a sparse file
+    <cache>/v2/sha256/<2 digits>/<digest>.grains     the sidecar
+    <cache>/v2/sha256/<2 digits>/<digest>.pin        there if it is pinned
+    <cache>/v2/ids/<service>/<digest of the id>      the same where the hash is not known
 
 A content whose SHA-256 is known is the same whichever service listed it, so services share it. An
 id is one service's own, and opaque: it becomes a file name as a digest. Directories are 0700, files
@@ -22,7 +22,7 @@ import xxhash
 
 from artifactfs.artifact import Artifact
 
-VERSION = "v1"
+VERSION = "v2"
 SIDECAR = ".grains"
 PIN = ".pin"
 _DIGITS = 2
@@ -90,16 +90,3 @@ def _scan(path: str) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError:
         return []
-
-
-def write_whole(path: str, data: bytes) -> None:
-    """Replace `path` in one step by a file with this content. Raises `OSError`."""
-    temporary = f"{path}.{secrets.token_hex(6)}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)  # noqa: PTH105 - paths are text here
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

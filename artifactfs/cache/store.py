@@ -14,7 +14,6 @@ checksums, and eviction respects what others have open.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
@@ -33,14 +32,13 @@ from artifactfs.cache.content import Content, Counters, Shared
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
     GRAIN_BYTES,
-    HEADER_BYTES,
-    STORED,
     GrainTable,
     checksum,
-    peek,
+    grain_count,
     span_of,
 )
-from artifactfs.cache.places import Place, Places, write_whole
+from artifactfs.cache.places import Place, Places
+from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek, write_sidecar
 from artifactfs.cache.verifier import Verifier
 from artifactfs.errors import BadAnswer, CacheError
 from artifactfs.spans import Span
@@ -133,7 +131,7 @@ class _ToFile:
 
 
 def _table_bytes(shared: Shared) -> int:
-    return 512 + 10 * len(shared.table.flags)
+    return 512 + 2 * len(shared.table.flags)
 
 
 class Store:
@@ -212,7 +210,6 @@ class Store:
         fresh = known or self._load(artifact, place, self._size_of(artifact, place))
         fresh.retain()
         fresh.open_file()
-        self._lock_file(fresh)
         with self._lock:
             shared = self._open.setdefault(place.key, fresh)
             shared.opens += 1
@@ -291,26 +288,17 @@ class Store:
             temporary.unlink(missing_ok=True)
 
     def _load(self, artifact: Artifact, place: Place, size_bytes: int) -> Shared:
-        table = None
-        with contextlib.suppress(OSError):
-            table = GrainTable.decode(Path(place.sidecar).read_bytes(), size_bytes)
         return Shared(
             artifact,
             place,
             size_bytes,
-            table or GrainTable.empty(size_bytes),
+            GrainTable.empty(size_bytes),
             window_max_bytes=self._window_max_bytes,
             memory=self._memory,
             flights=self._crew,
             verifier=self._verifier,
             counters=self._counters,
         )
-
-    @staticmethod
-    def _lock_file(shared: Shared) -> None:
-        if shared.descriptor >= 0:
-            with contextlib.suppress(OSError):
-                fcntl.flock(shared.descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     # What is known without opening
 
@@ -415,18 +403,16 @@ class Store:
             except OSError:
                 shutil.copyfile(path, temporary)
                 temporary.chmod(0o600)
-            table = GrainTable.empty(size_bytes)
             with temporary.open("rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size != size_bytes:
                     return
-                for grain in range(len(table.flags)):
-                    span = span_of(grain, grain + 1, size_bytes)
-                    table.sums[grain] = checksum(os.pread(file.fileno(), len(span), span.start))
-            table.flags[:] = bytes([STORED]) * len(table.flags)
-            table.verified = verified
+                sums = [
+                    checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
+                    for start in range(0, size_bytes, GRAIN_BYTES)
+                ]
             Path(place.sidecar).unlink(missing_ok=True)
             temporary.replace(place.path)
-            write_whole(place.sidecar, table.encode())
+            write_sidecar(place.sidecar, size_bytes, sums, verified=verified)
         finally:
             temporary.unlink(missing_ok=True)
         self._surveyed_bytes += size_bytes
@@ -492,29 +478,28 @@ class Store:
 
     def _verify_one(self, place: Place) -> tuple[int, int]:
         header = self._header(place)
-        with contextlib.suppress(OSError):
-            table = None
-            if header is not None:
-                table = GrainTable.decode(Path(place.sidecar).read_bytes(), header[0])
-            if table is None:
-                evict.remove(place)
-                return 0, 0
-            checked = bad = 0
-            with Path(place.path).open("rb", buffering=0) as file:
-                for grain, flag in enumerate(table.flags):
-                    if flag != STORED:
-                        continue
-                    span = span_of(grain, grain + 1, table.size_bytes)
-                    checked += 1
-                    data = os.pread(file.fileno(), GRAIN_BYTES, span.start)[: len(span)]
-                    if checksum(data) != table.sums[grain]:
-                        table.flags[grain] = 0
-                        table.verified = False
-                        bad += 1
+        if header is None:
+            evict.remove(place)
+            return 0, 0
+        size_bytes = header[0]
+        checked = bad = 0
+        with contextlib.suppress(OSError), contextlib.ExitStack() as files:
+            sidecar = Sidecar(place.sidecar, size_bytes)
+            files.callback(sidecar.close)
+            file = files.enter_context(Path(place.path).open("rb", buffering=0))
+            sums = sidecar.sums(0, grain_count(size_bytes))
+            for grain, total in enumerate(sums):
+                if not total:
+                    continue
+                checked += 1
+                span = span_of(grain, grain + 1, size_bytes)
+                data = os.pread(file.fileno(), len(span), span.start)
+                if len(data) != len(span) or checksum(data) != total:
+                    sidecar.forget(grain, grain + 1)
+                    bad += 1
             if bad:
-                write_whole(place.sidecar, table.encode())
-            return checked, bad
-        return 0, 0
+                sidecar.describe(header[1] - bad * GRAIN_BYTES, verified=False)
+        return checked, bad
 
     # The keeper
 

@@ -143,7 +143,7 @@ def test_cached_grains_survive_a_kill_in_mid_download(
     with path.open("rb", buffering=0) as file:
         assert read_exactly(file, 10_000_000) == data[:10_000_000]
         sidecar = (
-            user.home / f".cache/artifactfs/v1/sha256/{sha256(data)[:2]}/{sha256(data)}.grains"
+            user.home / f".cache/artifactfs/v2/sha256/{sha256(data)[:2]}/{sha256(data)}.grains"
         )
         wait_until(sidecar.exists, 10, "what is cached is written down")
     user.kill()

@@ -1,0 +1,157 @@
+"""The file beside a content that says which of its grains are on disk, with the sum of each.
+
+    header   64 bytes: magic, size, grain size, generation, and hints (cached bytes, verified)
+    sums     8 bytes a grain, at 64 + 8 times its number: its xxh3-64, or 0 while it is absent
+
+A grain's sum is written right after its bytes, in place. Nothing is ever written anew as a whole,
+so that a content of a terabyte costs no more to keep than a small one, what was read is not lost
+when the driver is killed, and several mounts of one cache directory see at once what another has
+fetched. It needs no order and no fsync: a sum is believed only after the bytes were seen to have
+it (`STORED` becomes `CHECKED`), so a torn sidecar, a flipped bit in it, or sums that reached the
+disk before their bytes did when the power failed, mean that something is fetched again, never that
+wrong bytes are read.
+
+The *generation* is a random number that a sidecar gets when it is made: who has closed a content
+and opens it again knows by it whether the files are still those he knew.
+
+**Several mounts.** Who is about to fetch grains reserves them by a lock on their sums' bytes (an
+open file description lock, ``fcntl(2)``, which the kernel drops when its owner dies, however that
+happens). Who does not get it waits, and finds the sums there afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+import xxhash
+
+from artifactfs.cache.grains import ABSENT, GRAIN_BYTES, STORED, grain_count
+
+_MAGIC: Final = b"artifactfs grn 2"
+_HEADER: Final = struct.Struct("<16sQIBQQ")
+_SUM: Final = struct.Struct("<Q")
+_FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock, fcntl(2)
+_OFD_SETLK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
+HEADER_BYTES: Final = 64
+SUM_BYTES: Final = 8
+
+
+def peek(header: bytes) -> tuple[int, int, bool] | None:
+    """Size, cached bytes and "verified" from a sidecar's header; None if it is not sound."""
+    found = _read_header(header)
+    return None if found is None else (found[0], found[2], found[1])
+
+
+def _read_header(header: bytes) -> tuple[int, bool, int, int] | None:
+    """Size, verified, cached bytes, generation."""
+    if len(header) < HEADER_BYTES:
+        return None
+    body = header[: _HEADER.size]
+    (total,) = _SUM.unpack_from(header, _HEADER.size)
+    magic, size_bytes, grain_bytes, verified, cached_bytes, generation = _HEADER.unpack(body)
+    if total != xxhash.xxh3_64_intdigest(body) or (magic, grain_bytes) != (_MAGIC, GRAIN_BYTES):
+        return None
+    return size_bytes, bool(verified), min(size_bytes, cached_bytes), generation
+
+
+class Sidecar:
+    """One open sidecar. Any thread may use it; what it does to the file needs no lock."""
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        """Open it; made, or made anew, if it is not there, not sound or for another size.
+
+        Raises `OSError`.
+        """
+        self._size_bytes = size_bytes
+        self._count = grain_count(size_bytes)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            found = _read_header(os.pread(self._descriptor, HEADER_BYTES, 0))
+            if found is None or found[0] != size_bytes:
+                os.ftruncate(self._descriptor, 0)
+                self.generation = secrets.randbits(64)
+                self.is_verified = False
+                self.describe(0, verified=False)
+            else:
+                _, self.is_verified, _, self.generation = found
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def describe(self, cached_bytes: int, *, verified: bool) -> None:
+        """Write the header, with what may be known of the content without opening it."""
+        header = _HEADER.pack(
+            _MAGIC, self._size_bytes, GRAIN_BYTES, verified, cached_bytes, self.generation
+        )
+        header += _SUM.pack(xxhash.xxh3_64_intdigest(header))
+        os.pwrite(self._descriptor, header.ljust(HEADER_BYTES, b"\0"), 0)
+
+    def flags(self) -> bytearray:
+        """STORED for each grain that has a sum, ABSENT for the others."""
+        return bytearray(map(bool, self.sums(0, self._count)))
+
+    def sums(self, first: int, stop: int) -> array[int]:
+        """The sums of grains, 0 where there is none."""
+        wanted_bytes = SUM_BYTES * (stop - first)
+        data = os.pread(self._descriptor, wanted_bytes, HEADER_BYTES + SUM_BYTES * first)
+        found = array("Q", data[: len(data) // SUM_BYTES * SUM_BYTES].ljust(wanted_bytes, b"\0"))
+        if sys.byteorder == "big":
+            found.byteswap()
+        return found
+
+    def record(self, first: int, sums: Sequence[int]) -> None:
+        """Grains are on disk now, from `first` on. Raises `OSError`."""
+        entries = array("Q", sums)
+        if sys.byteorder == "big":
+            entries.byteswap()
+        os.pwrite(self._descriptor, entries, HEADER_BYTES + SUM_BYTES * first)
+
+    def forget(self, first: int, stop: int) -> None:
+        """Grains are not to be trusted any more. Raises `OSError`."""
+        self.record(first, array("Q", bytes(SUM_BYTES * (stop - first))))
+
+    def reserve(self, first: int, stop: int) -> bool:
+        """Keep other mounts from fetching these grains. False: one of them is doing that."""
+        return self._lock(fcntl.F_WRLCK, first, stop)
+
+    def free(self, first: int, stop: int) -> None:
+        """The opposite of `reserve`."""
+        self._lock(fcntl.F_UNLCK, first, stop)
+
+    def _lock(self, kind: int, first: int, stop: int) -> bool:
+        if _OFD_SETLK is None or first >= stop:
+            return True
+        start, length = HEADER_BYTES + SUM_BYTES * first, SUM_BYTES * (stop - first)
+        wanted = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        try:
+            fcntl.fcntl(self._descriptor, _OFD_SETLK, wanted)
+        except OSError as error:
+            # Where there are no locks (some network file systems), each mount fetches for itself.
+            return error.errno not in (errno.EAGAIN, errno.EACCES)
+        return True
+
+    def close(self) -> None:
+        """Let go of the file, and of what was reserved."""
+        os.close(self._descriptor)
+
+
+def write_sidecar(path: str, size_bytes: int, sums: Sequence[int], *, verified: bool) -> None:
+    """Make the sidecar of a content that is wholly here. Raises `OSError`."""
+    sidecar = Sidecar(path, size_bytes)
+    try:
+        sidecar.record(0, sums)
+        sidecar.describe(size_bytes, verified=verified)
+    finally:
+        sidecar.close()
+
+
+assert _HEADER.size + _SUM.size <= HEADER_BYTES
+assert (ABSENT, STORED) == (False, True)
