@@ -130,6 +130,7 @@ class Shared:
         flights: Flights,
         verifier: Verifying,
         counters: Counters,
+        allowance: Allowance | None = None,
     ) -> None:
         self.artifact = artifact
         self.place = place
@@ -145,7 +146,7 @@ class Shared:
         self.epoch = 0
         self._attempts = 0
         self._claims = bytearray(len(table.flags))
-        self._window = Window(window_max_bytes, Allowance(4 * window_max_bytes))
+        self._window = Window(window_max_bytes, allowance or Allowance(4 * window_max_bytes))
         self._waiters: list[Waiter] = []
         self._memory = memory
         self._flights = flights
@@ -198,6 +199,7 @@ class Shared:
             if self._users:
                 return
             descriptor, self._descriptor = self._descriptor, -1
+            self._window.forget()
         if descriptor >= 0:
             os.close(descriptor)
 
