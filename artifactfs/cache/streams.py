@@ -12,8 +12,10 @@ asked for while half of the window is still ahead, so that the reader never reac
 Reads need not follow one another exactly. The kernel cuts a large read into several, two or more of
 which are under way at a time and may come in the wrong order; programs skip padding, or come back
 to a header. A read that touches the run, or what is planned for it, or begins up to `SKIP_BYTES`
-beside them, belongs to it. What it skips counts against it until it comes back for that, so that
-one who reads less of what is fetched has less fetched. A read that lies more than `NEAR_BYTES`
+beside them, belongs to it. It goes on, and is not just another random read near by, when the second
+read begins no farther from the first than that was long, or a third comes. Larger skips count
+against it until it comes back for what lies between, so that one who reads less of what is fetched
+has less fetched. A read that lies more than `NEAR_BYTES`
 ahead, but in what is planned already, asks for nothing new: it neither moves the front nor begins
 another run. One that far behind the front is another reader's.
 
@@ -36,6 +38,7 @@ WHOLE_TRUST = 7.0
 MOST_TRUST = 3.0
 MOST_RUNS_AHEAD = 32
 
+_STEPS_TO_GO_ON = 2
 _STEPS_TO_TURN = 2
 
 
@@ -63,6 +66,7 @@ class Run:
     _skipped_bytes: int = 0
     _has_most: bool = False
     _goes_on: bool = False
+    _steps_on: int = 0
     _steps_back: int = 0
 
     @classmethod
@@ -103,9 +107,11 @@ class Run:
             return False
         self._earn(len(read), distance_bytes)
         if read.stop > self.stop:
-            self.stop = read.stop
-            self._goes_on = True
             self._steps_back = 0
+            self._steps_on += 1
+            self._goes_on |= self._steps_on >= _STEPS_TO_GO_ON
+            self._goes_on |= distance_bytes <= self.stop - self.start
+            self.stop = read.stop
             self._turn(is_forward=True)
         elif read.start < self.start:
             self.start = read.start
@@ -120,7 +126,7 @@ class Run:
 
     def _earn(self, read_bytes: int, distance_bytes: int) -> None:
         self.read_bytes += read_bytes
-        if distance_bytes > 0:
+        if distance_bytes > SKIP_BYTES:
             taken_bytes = min(distance_bytes, self._earned_bytes)
             self._skipped_bytes += taken_bytes
             self._earned_bytes -= taken_bytes
