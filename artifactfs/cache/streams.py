@@ -4,8 +4,8 @@ A `Run` is a part of the file that is read without a break, forward or backward.
 where the next read is expected. What a run gets is in proportion to what it has shown: ahead of the
 front there are at most `trust` bytes for each byte that it has read, and never more than a limit.
 So a window grows by a constant factor each time that it was read through, and what is fetched in
-vain is never more than that multiple of what was read, wherever the reader stops. Trust itself
-grows with a run that is longer than `LONG_BYTES`. As with the
+vain is never more than that multiple of what was read, wherever the reader stops. Whatever
+trust it began with, a run of `FULL_TRUST_BYTES` has a trust of 1. As with the
 kernel's own readahead (``mm/readahead.c``, the page marked for asynchronous readahead) more is
 asked for while half of the window is still ahead, so that the reader never reaches its end.
 
@@ -33,7 +33,7 @@ from artifactfs.spans import Span
 FIRST_BYTES = 1 << 20
 SKIP_BYTES = 256 << 10
 NEAR_BYTES = 8 << 20
-LONG_BYTES = 4 << 20
+FULL_TRUST_BYTES = 64 << 20
 WHOLE_TRUST = 7.0
 MOST_TRUST = 3.0
 MOST_RUNS_AHEAD = 32
@@ -63,7 +63,8 @@ class Run:
     low: int = 0
     high: int = 0
     _earned_bytes: int = 0
-    _skipped_bytes: int = 0
+    _hole_bytes: int = 0
+    _taken_bytes: int = 0
     _has_most: bool = False
     _goes_on: bool = False
     _steps_on: int = 0
@@ -105,7 +106,7 @@ class Run:
             self.planned = self.front
         elif distance_bytes > NEAR_BYTES:
             return False
-        self._earn(len(read), distance_bytes)
+        self._earn(read, distance_bytes)
         if read.stop > self.stop:
             self._steps_back = 0
             self._steps_on += 1
@@ -124,25 +125,31 @@ class Run:
         self._bound()
         return True
 
-    def _earn(self, read_bytes: int, distance_bytes: int) -> None:
-        self.read_bytes += read_bytes
-        if distance_bytes > SKIP_BYTES:
-            taken_bytes = min(distance_bytes, self._earned_bytes)
-            self._skipped_bytes += taken_bytes
-            self._earned_bytes -= taken_bytes
-        elif distance_bytes < 0:
-            given_bytes = min(read_bytes, self._skipped_bytes)
-            self._skipped_bytes -= given_bytes
-            self._earned_bytes += given_bytes
+    def _earn(self, read: Span, distance_bytes: int) -> None:
+        """Count what is new to the run. What it was told of before does not count again."""
+        new_bytes = max(read.stop - max(read.start, self.stop), 0)
+        new_bytes += max(min(read.stop, self.start) - read.start, 0)
+        if distance_bytes > 0:
+            self._hole_bytes += distance_bytes
+            if distance_bytes > SKIP_BYTES:
+                taken_bytes = min(distance_bytes, self._earned_bytes)
+                self._taken_bytes += taken_bytes
+                self._earned_bytes -= taken_bytes
+        filled_bytes = min(len(read) - new_bytes, self._hole_bytes)
+        given_bytes = min(filled_bytes, self._taken_bytes)
+        self._hole_bytes -= filled_bytes
+        self._taken_bytes -= given_bytes
+        self.read_bytes += new_bytes + filled_bytes
+        self._earned_bytes += given_bytes
         if not self._has_most:
-            self._earned_bytes += read_bytes
+            self._earned_bytes += new_bytes + filled_bytes
 
     def _turn(self, *, is_forward: bool) -> None:
         """Several steps back in a row are no accident, whatever was thought of this content."""
         if self.is_forward != is_forward:
             self.is_forward = is_forward
             self.planned = self.front
-            self.trust = max(self.trust, 1.0)
+            self.trust = max(self.trust, MOST_TRUST)
 
     def wants(self, most_bytes: int, size_bytes: int) -> int:
         """How much should be ahead of the front; 0 while enough is."""
@@ -150,8 +157,8 @@ class Run:
         if self.stop <= self.first_bytes and 2 * earned_bytes < self.first_bytes:
             window_bytes = self.first_bytes
         else:
-            grown = min(self.trust * earned_bytes / LONG_BYTES, MOST_TRUST)
-            window_bytes = int(max(self.trust, grown) * earned_bytes)
+            trust = max(self.trust, min(earned_bytes / FULL_TRUST_BYTES, 1.0))
+            window_bytes = int(trust * earned_bytes)
         self._has_most = window_bytes >= most_bytes
         left_bytes = max(size_bytes - self.stop, 0) if self.is_forward else self.start
         window_bytes = min(window_bytes, most_bytes, left_bytes)
@@ -223,17 +230,21 @@ class Stride:
         return number if not rest and 1 <= number <= max(self.planned_runs, 1) else 0
 
     def take(self, read: Span, *, lost: bool) -> bool:
-        """Go on with a read of the present run, or of one to which it steps; whether it stepped."""
-        self.read_bytes += len(read)
-        number = self.steps_to(read)
-        if not number:
-            self.run.take(read, lost=lost)
-            return False
-        self.run_bytes = self.run.stop - self.start
+        """Go on with a read of the present run. Nothing is planned for that."""
+        before_bytes = self.run.read_bytes
+        self.run.take(read, lost=lost)
+        self.read_bytes += self.run.read_bytes - before_bytes
+        return False
+
+    def move_to(self, read: Span, *, lost: bool) -> Run:
+        """Go on with a read that begins one of the runs that follow; the run that is left."""
+        left = self.run
+        self.planned_runs = 0 if lost else max(0, self.planned_runs - self.steps_to(read))
+        self.run_bytes = left.stop - self.start
         self.start = read.start
+        self.read_bytes += len(read)
         self.run = Run.begin(read, trust=0.0)
-        self.planned_runs = 0 if lost else max(0, self.planned_runs - number)
-        return True
+        return left
 
     def wants(self, most_bytes: int, size_bytes: int) -> int:
         """How much should be ahead."""

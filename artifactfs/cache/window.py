@@ -37,7 +37,6 @@ from __future__ import annotations
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.streams import (
     FIRST_BYTES,
-    LONG_BYTES,
     MOST_TRUST,
     SKIP_BYTES,
     WHOLE_TRUST,
@@ -51,6 +50,7 @@ MOST_STREAMS = 64
 IDLE_READS = 128
 TAIL_BYTES = 1 << 20
 LEAST_TRUST = 1 / 16
+LONG_BYTES = 4 << 20
 
 
 class Window:
@@ -72,22 +72,23 @@ class Window:
         if not read:
             return []
         self._clock += 1
-        stream = self._stream_of(read)
-        if stream is None:
-            stream, is_due = self._begin(read, size_bytes), True
-        else:
+        is_due = True
+        if stream := self._standing_at(read):
             is_due = stream.take(read, lost=lost)
             if isinstance(stream, Stride) and stream.is_broken:
                 stream = self._as_run(stream)
+        elif stride := self._stepping_to(read):
+            stream = self._step(stride, read, lost=lost)
+        else:
+            stream = self._begin(read, size_bytes)
         stream.used = self._clock
         return self._ahead_of(stream, size_bytes) if is_due else []
 
     def forget(self) -> None:
-        """Nobody reads any more; who comes next may be another program, with other ways."""
+        """Nobody reads any more. What was learned stays: many open a file for its index first."""
         for stream in self._streams:
             self._allowance.give_back(stream)
         self._streams.clear()
-        self._trust = 1.0
 
     def _ahead_of(self, stream: Stream, size_bytes: int) -> list[Span]:
         wanted_bytes = stream.wants(self._most_bytes, size_bytes)
@@ -104,35 +105,47 @@ class Window:
 
     # Streams
 
-    def _stream_of(self, read: Span) -> Stream | None:
-        """The stream that goes on with this read, put first. One that stands here rather than one
-        that may step here."""
+    def _standing_at(self, read: Span) -> Stream | None:
+        """The stream whose present run this read belongs to, put first."""
         start, stop = read.start, read.stop
         for index, stream in enumerate(self._streams):
             if stream.low <= stop and start <= stream.high:
-                return self._put_first(index)
-        for index, stream in enumerate(self._streams):
-            if isinstance(stream, Stride) and stream.steps_to(read):
-                return self._put_first(index)
+                if index:
+                    del self._streams[index]
+                    self._streams.insert(0, stream)
+                return stream
         return None
 
-    def _put_first(self, index: int) -> Stream:
-        stream = self._streams[index]
-        if index:
-            del self._streams[index]
-            self._streams.insert(0, stream)
-        return stream
+    def _stepping_to(self, read: Span) -> Stride | None:
+        """The stride that may have its next run here."""
+        for stream in self._streams:
+            if isinstance(stream, Stride) and stream.steps_to(read):
+                return stream
+        return None
+
+    def _step(self, stride: Stride, read: Span, *, lost: bool) -> Stride:
+        """The run that the stride leaves may go on as well, when several are read at a time."""
+        left = stride.move_to(read, lost=lost)
+        left.trust, left.used = self._trust, stride.used
+        self._streams.remove(stride)
+        self._make_room()
+        self._streams[:0] = [stride, left]
+        return stride
 
     def _begin(self, read: Span, size_bytes: int) -> Stream:
-        while self._streams and (
-            len(self._streams) >= MOST_STREAMS or self._clock - self._streams[-1].used > IDLE_READS
-        ):
-            self._end(self._streams.pop())
+        self._make_room()
         stream: Stream | None = self._third_of_a_row(read)
         if stream is None:
             stream = self._run(read, size_bytes)
         self._streams.insert(0, stream)
         return stream
+
+    def _make_room(self) -> None:
+        while self._streams and (
+            len(self._streams) >= MOST_STREAMS - 1
+            or self._clock - self._streams[-1].used > IDLE_READS
+        ):
+            self._end(self._streams.pop())
 
     def _run(self, read: Span, size_bytes: int) -> Run:
         if read.start == 0 and self._trust >= 1:

@@ -5,14 +5,14 @@ whose grains come one after the other at the lane's rate. Flights that somebody 
 as in ``flights``. A handle has at most two reads under way, as the kernel's readahead has: a read
 is issued when the one before the last is answered, and *stalls* if not all of its bytes are there
 by then. So what a read that nobody waits for costs is counted like any other: the figures are a
-little worse than life.
+little worse than life. As in ``content``, the window is told of a read that was missing twice, and
+forgets when the last handle is closed.
 """
 
 from __future__ import annotations
 
 import heapq
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +30,24 @@ WINDOW_BYTES = 128 * MIB
 
 @dataclass(frozen=True)
 class Trace:
-    """Which bytes were read through which handle, in this order, of a file of this size."""
+    """Which bytes were read through which handle, in this order, of a file of this size.
+
+    None for the bytes: the handle was closed.
+    """
 
     size_bytes: int
-    reads: tuple[tuple[int, Span], ...]
+    events: tuple[tuple[int, Span | None], ...]
+
+    @property
+    def reads(self) -> list[Span]:
+        """The reads of all handles."""
+        return [read for _, read in self.events if read is not None]
 
     @property
     def asked_bytes(self) -> int:
         """How many different bytes."""
         pages: set[int] = set()
-        for _, read in self.reads:
+        for read in self.reads:
             pages.update(range(read.start // PAGE_BYTES, -(-read.stop // PAGE_BYTES)))
         last_bytes = self.size_bytes % PAGE_BYTES
         is_last_short = last_bytes and self.size_bytes // PAGE_BYTES in pages
@@ -50,11 +58,14 @@ def load(name: str) -> Trace:
     """A trace that ``traces/record.py`` has written."""
     header, *lines = (TRACES / f"{name}.trace").read_text().splitlines()
     size_bytes: int = json.loads(header)["size_bytes"]
-    return Trace(size_bytes, tuple(_reads(lines, size_bytes)))
+    return Trace(size_bytes, tuple(_events(lines, size_bytes)))
 
 
-def _reads(lines: Iterable[str], size_bytes: int) -> Iterator[tuple[int, Span]]:
+def _events(lines: Iterable[str], size_bytes: int) -> Iterator[tuple[int, Span | None]]:
     for line in lines:
+        if line.endswith(" closed"):
+            yield int(line.split()[0]), None
+            continue
         handle, page, pages, *times = line.split()
         start, length = int(page) * PAGE_BYTES, int(pages) * PAGE_BYTES
         for _ in range(int(times[0].removeprefix("x")) if times else 1):
@@ -77,7 +88,7 @@ class Line:
 
     def one_by_one_s(self, trace: Trace) -> float:
         """How long one lane takes that fetches exactly these reads, one after the other."""
-        return sum(self.latency_s + len(read) / self.lane_bytes_s for _, read in trace.reads)
+        return sum(self.latency_s + len(read) / self.lane_bytes_s for read in trace.reads)
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,11 @@ class _Wire:
             heapq.heappush(self._queue, self._last)
         return bool(new)
 
+    def claim_ahead(self, spans: list[Span]) -> None:
+        """The same for what nobody waits for."""
+        for span in spans:
+            self.claim(span, urgent=False)
+
     def _queue_end(self, grain: int, most: int) -> bool:
         if self._last.stop - self._last.first >= most:
             return False
@@ -176,19 +192,24 @@ def replay(
     """Read what the trace reads, and count."""
     window = Window(window_bytes, Allowance(4 * window_bytes))
     wire = _Wire(line or Line(), grain_bytes)
-    answered_s: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    answered_s: dict[int, list[float]] = {}
     now_s = end_s = 0.0
     stalls = 0
-    for handle, read in trace.reads:
-        last_but_one_s, last_s = answered_s[handle]
+    for handle, read in trace.events:
+        if read is None:
+            answered_s.pop(handle, None)
+            if not answered_s:
+                window.forget()
+            continue
+        last_but_one_s, last_s = answered_s.setdefault(handle, [now_s, now_s])
         now_s = max(now_s, last_but_one_s)
         wire.at(now_s)
         lost = wire.claim(read, urgent=True)
-        for ahead in window.plan(read, trace.size_bytes, lost=lost):
-            assert ahead.stop <= trace.size_bytes
-            wire.claim(ahead, urgent=False)
+        wire.claim_ahead(window.plan(read, trace.size_bytes, lost=lost))
         here_s = wire.whole_at_s(read)
-        stalls += here_s > now_s
+        if here_s > now_s:
+            stalls += 1
+            wire.claim_ahead(window.plan(read, trace.size_bytes))  # told again when it is answered
         done_s = max(here_s, now_s)
         answered_s[handle] = sorted((last_s, done_s))
         end_s = max(end_s, done_s)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.streams import (
     FIRST_BYTES,
-    LONG_BYTES,
     MOST_RUNS_AHEAD,
     SKIP_BYTES,
     WHOLE_TRUST,
@@ -186,6 +185,14 @@ def test_who_reads_less_and_less_of_it_has_less_and_less_fetched() -> None:
     assert reader.ahead_bytes == 0
 
 
+@pytest.mark.parametrize("start", [0, MIDDLE])
+def test_to_be_told_twice_of_each_read_changes_nothing(start: int) -> None:
+    once, twice = window(), window()
+    for read in spans(start, 128 * KIB, 500):
+        assert twice.plan(read, SIZE) == once.plan(read, SIZE)
+        assert twice.plan(read, SIZE) == []
+
+
 # Strides
 
 
@@ -207,6 +214,15 @@ def test_a_row_of_runs_that_the_kernel_cut_brings_whole_runs() -> None:
         reader.read(spans(start, 128 * KIB, 8))
     assert reader.has(Span(MIDDLE + 4 * 17 * MIB, MIDDLE + 4 * 17 * MIB + MIB))
     assert not reader.has(Span(MIDDLE + 5 * 17 * MIB - MIB, MIDDLE + 5 * 17 * MIB))
+
+
+def test_runs_at_equal_distances_that_are_read_at_a_time_each_have_a_window() -> None:
+    plans = window()
+    readers = [Reader(plans) for _ in range(8)]
+    for step in range(32):
+        for number, reader in enumerate(readers):
+            reader.read(spans(MIDDLE + number * 1024 * MIB + step * MIB, MIB, 1))
+    assert all(reader.ahead_bytes >= 4 * MIB for reader in readers)
 
 
 def test_a_row_may_lead_backward() -> None:
@@ -283,14 +299,18 @@ def test_streams_that_are_abandoned_make_later_ones_start_smaller() -> None:
 
 def test_streams_that_read_on_restore_it() -> None:
     plans = window()
-    for number in range(1, 200):
-        ahead_of_a_second_read(plans, MIDDLE + number * number * 32 * MIB)
-    low = ahead_of_a_second_read(plans, MIDDLE // 2)
-    reader = Reader(plans, MIDDLE // 4)
-    for number in range(200):  # each up to the file's end
-        reader.read(spans(MIDDLE // 4 - LONG_BYTES - number * KIB, MIB, 5))
-        reader.read(spans(number * number * 32 * MIB + MIB, KIB, 1))
-    assert ahead_of_a_second_read(plans, MIDDLE // 8) >= low
+    plans.plan(Span(SIZE - 64 * KIB, SIZE), SIZE)
+    before = ahead_of_a_second_read(plans, MIDDLE // 2)
+    for number in range(1, 100):
+        Reader(plans).read(spans(MIDDLE + number * number * 64 * MIB, MIB, 8))
+    assert ahead_of_a_second_read(plans, MIDDLE // 4) >= 2 * before
+
+
+def test_what_was_learned_outlasts_the_last_close() -> None:
+    plans = window()
+    plans.plan(Span(SIZE - 64 * KIB, SIZE), SIZE)
+    plans.forget()
+    assert ahead_of_a_second_read(plans, MIDDLE) <= 2 * MIB * LEAST_TRUST
 
 
 # Many readers

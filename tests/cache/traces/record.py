@@ -6,8 +6,8 @@ before it answers from a local file: so a trace holds what the kernel asked, in 
 the driver saw it, after the kernel's page cache and readahead. A trace is a text file whose first
 line is JSON: what ran, in which versions, on which kernel, with which readahead, the file's size.
 Each further line is ``HANDLE PAGE PAGES`` or ``HANDLE PAGE PAGES xTIMES``, the latter for so many
-reads of equal length one after the other. A page is 4 KiB; handles are numbered as they were
-opened.
+reads of equal length one after the other; or ``HANDLE closed``. A page is 4 KiB; handles are
+numbered as they were opened.
 
 Some workloads need what the project does not: ``pip install h5py duckdb``.
 """
@@ -71,8 +71,8 @@ class RecordingFile(File):
     def open(self, flags: int) -> Handle:
         return RecordingHandle(self._path, next(self._numbers), self._note)
 
-    def _note(self, handle: int, start: int, stop: int) -> None:
-        self._log.write(f"{handle} {start} {stop - start}\n")
+    def _note(self, handle: int, what: str) -> None:
+        self._log.write(f"{handle} {what}\n")
 
 
 class RecordingHandle(Handle):
@@ -86,13 +86,14 @@ class RecordingHandle(Handle):
         return True
 
     def try_read(self, start: int, stop: int) -> bytes:
-        self._note(self._number, start, stop)
+        self._note(self._number, f"{start} {stop - start}")
         return self.read(start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
         return os.pread(self._descriptor, stop - start, start)
 
     def release(self) -> None:
+        self._note(self._number, "closed")
         os.close(self._descriptor)
 
 
@@ -412,19 +413,26 @@ def _packed(log: str) -> str:
     """Lines of handle, start and length in bytes as lines of pages, equal successors counted."""
     packed: list[list[int]] = []
     for line in log.splitlines():
-        handle, start, length = map(int, line.split())
+        handle, *numbers = line.split()
+        if numbers == ["closed"]:
+            packed.append([int(handle), 0, 0, 0])
+            continue
+        start, length = map(int, numbers)
         assert start % PAGE_BYTES == length % PAGE_BYTES == 0, line
         page, pages = start // PAGE_BYTES, length // PAGE_BYTES
         if packed:
             last_handle, first, each, times = packed[-1]
-            if (handle, page, pages) == (last_handle, first + each * times, each):
+            if times and (int(handle), page, pages) == (last_handle, first + each * times, each):
                 packed[-1][3] += 1
                 continue
-        packed.append([handle, page, pages, 1])
-    return "".join(
-        f"{handle} {page} {pages}" + (f" x{times}" if times > 1 else "") + "\n"
-        for handle, page, pages, times in packed
-    )
+        packed.append([int(handle), page, pages, 1])
+    return "".join(_line(*one) for one in packed)
+
+
+def _line(handle: int, page: int, pages: int, times: int) -> str:
+    if not times:
+        return f"{handle} closed\n"
+    return f"{handle} {page} {pages}" + (f" x{times}" if times > 1 else "") + "\n"
 
 
 def main(names: list[str]) -> None:
