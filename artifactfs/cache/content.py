@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
+from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.grains import (
     ABSENT,
     CHECKED,
@@ -135,6 +136,7 @@ class Shared:
         flights: Flights,
         verifier: Verifying,
         counters: Counters,
+        allowance: Allowance,
     ) -> None:
         self.artifact = artifact
         self.place = place
@@ -150,7 +152,7 @@ class Shared:
         self.epoch = 0
         self._attempts = 0
         self._claims = bytearray(len(table.flags))
-        self._window = Window(window_max_bytes)
+        self._window = Window(window_max_bytes, allowance)
         self._waiters: list[Waiter] = []
         self._memory = memory
         self._flights = flights
@@ -244,6 +246,7 @@ class Shared:
                 return
             descriptor, self._descriptor = self._descriptor, -1
             sidecar, self._sidecar = self._sidecar, None
+            self._window.forget()
         if sidecar is not None:
             sidecar.close()
         if descriptor >= 0:
@@ -398,17 +401,15 @@ class Shared:
         wanted: list[tuple[Span, bool]] = []
         error: BaseException | None = None
         with self.lock:
-            planned = self._window.plan(span, self.size_bytes)
             if waiter is not None:
                 error = self.failed
                 if error is None and self._missing(waiter):
                     self._waiters.append(waiter)
                     waiter = None
             if error is None:
-                needed_first, needed_stop = grains_of(span)
-                first, stop = grains_of(planned)
-                wanted += [(one, True) for one in self._claim(needed_first, needed_stop)]
-                wanted += [(one, False) for one in self._claim(max(first, needed_stop), stop)]
+                wanted += [(one, True) for one in self._claim(*grains_of(span))]
+                for ahead in self._window.plan(span, self.size_bytes, lost=bool(wanted)):
+                    wanted += [(one, False) for one in self._claim(*grains_of(ahead))]
         for one, urgent in wanted:
             self._flights.start(self, one, urgent=urgent)
         if waiter is not None:

@@ -28,6 +28,7 @@ from cachetools import LRUCache, TTLCache
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache import evict
+from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.content import Content, Counters, Shared
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
@@ -44,6 +45,7 @@ from artifactfs.errors import BadAnswer, CacheError
 from artifactfs.spans import Span
 
 KNOWN_BYTES = 32 << 20
+ALLOWED_WINDOWS = 4
 MEMORY_BYTES = 64 << 20
 USAGES = 1 << 17
 WHOLE_PIECE_BYTES = 1 << 18
@@ -153,6 +155,7 @@ class Store:
         self._source = source
         self._budget = evict.Budget(size_bytes, min_free_bytes)
         self._window_max_bytes = window_max_bytes
+        self._allowance = Allowance(ALLOWED_WINDOWS * window_max_bytes)
         self._read_timeout_s = read_timeout_s
         self._counters = Counters()
         self._memory = GrainMemory()
@@ -294,6 +297,7 @@ class Store:
             size_bytes,
             GrainTable.empty(size_bytes),
             window_max_bytes=self._window_max_bytes,
+            allowance=self._allowance,
             memory=self._memory,
             flights=self._crew,
             verifier=self._verifier,

@@ -366,7 +366,7 @@ def test_what_another_mount_has_removed_and_partly_fetched_again_is_not_taken_fo
     source = Source(DATA)
     one, other = cache.over(source), cache.over(Source(DATA))
     read_all(one, artifact_of(DATA))
-    assert other.clear() > 0
+    eventually(lambda: other.clear() > 0)  # whoever hashes it has it open still
     content = other.open(artifact_of(DATA))
     content.read(0, 100)
     content.close()
