@@ -54,12 +54,15 @@ def _bindings(config: Config) -> Iterator[Check]:
         wanted = config.fuse == name or (config.fuse == "auto" and name == "native")
         try:
             check_fuse(name, allow_other=config.allow_other)
-            facts = make_binding(name).facts
+            binding = make_binding(name, config.cache.directory)
         except MountError as error:
             yield Check(name, "fail" if wanted else "warn", error.message, error.remedy)
+            continue
+        reason = binding.without_passthrough()
+        if reason is None:
+            yield Check(name, "ok", "works; the kernel reads cached files by itself (passthrough)")
         else:
-            told = ", ".join(f"{key}: {value}" for key, value in facts.items())
-            yield Check(name, "ok", told or "works here")
+            yield Check(name, "ok", f"works; reads go through the driver, no passthrough: {reason}")
 
 
 def _token(config: Config) -> Check:

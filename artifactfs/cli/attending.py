@@ -57,7 +57,9 @@ def _overview(running: Running) -> RenderableType:
     now = running.status()
     listing, cache, uploads = now["listing"], now["cache"], now["uploads"]
     binding = now["binding"]
-    passthrough = "passthrough" if binding.get("passthrough") else "through the driver"
+    reads = "passthrough"
+    if not binding.get("passthrough"):
+        reads = f"no passthrough: {binding.get('passthrough_reason') or 'not tried yet'}"
     listed = f"{listing['artifacts']} artifacts, listed {shown.age(listing['age_s'])} ago"
     if listing["stale"]:
         listed += f" (stale: {listing['error'] or 'the service does not answer'})"
@@ -68,7 +70,7 @@ def _overview(running: Running) -> RenderableType:
     cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
     facts = Table.grid(padding=(0, 2))
     for name, text in (
-        ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {passthrough})"),
+        ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {reads})"),
         ("service", f"{now['url']}, token from {now['token']}"),
         ("listing", listed),
         ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),

@@ -10,6 +10,7 @@ nothing to do. RELEASE, of the last writer, queues the entry.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import errno
 import logging
@@ -28,6 +29,22 @@ from artifactfs.errors import ArtifactfsError, SpoolFull
 _log = logging.getLogger(__name__)
 
 _WRITERS = os.O_WRONLY | os.O_RDWR
+_KEEP_SIZE = 0x01
+_PUNCH_HOLE = 0x02
+_ZERO_RANGE = 0x10
+_ALLOCATIONS = (
+    0, _KEEP_SIZE, _PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE, _ZERO_RANGE | _KEEP_SIZE
+)  # fmt: skip
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, size_bytes: int) -> int:
+    """fallocate(2), of which Python has only half; 0 or the errno."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+    if call is None:
+        return errno.EOPNOTSUPP
+    failed = call(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(size_bytes))
+    return ctypes.get_errno() if failed else 0
 
 
 class Keeper(Protocol):
@@ -85,6 +102,11 @@ class Spooled:
         """The file's size."""
         return self._size_bytes
 
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._descriptor
+
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop), short at the end."""
         return os.pread(self._descriptor, max(0, stop - start), start)
@@ -109,6 +131,57 @@ class Spooled:
                 self._hash.wrote(offset, data)
             self._grown_to(position)
             return len(data)
+
+    def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
+        """Have the kernel copy from the descriptor `source`; how many bytes it did.
+
+        They are not hashed on their way; the hash stands still before them. Raises `SpoolFull`,
+        `OSError`.
+        """
+        with self.lock:
+            self._begin()
+            size_bytes = max(0, min(size_bytes, os.fstat(source).st_size - start))
+            self._keeper.reserve(max(0, offset + size_bytes - self._size_bytes))
+            copied = 0
+            try:
+                while copied < size_bytes:
+                    count = os.copy_file_range(
+                        source, self._descriptor, size_bytes - copied, start + copied,
+                        offset + copied,
+                    )  # fmt: skip
+                    if not count:
+                        break
+                    copied += count
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
+                raise
+            finally:
+                self._changed(offset, offset + copied)
+            return copied
+
+    def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
+        """What fallocate(2) asks. Raises `SpoolFull`, `OSError`."""
+        if mode not in _ALLOCATIONS:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        stop = offset + size_bytes
+        with self.lock:
+            self._begin()
+            grows = not mode & _KEEP_SIZE
+            if grows:
+                self._keeper.reserve(max(0, stop - self._size_bytes))
+            failed = _fallocate(self._descriptor, mode, offset, size_bytes)
+            if failed in (errno.ENOSPC, errno.EDQUOT):
+                raise SpoolFull(f"the spool's disk is full: {self._path.parent}")
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+            self._changed(offset, stop if grows else self._size_bytes)
+
+    def _changed(self, start: int, stop: int) -> None:
+        """Bytes from `start` on are others now, and the file reaches up to `stop` at least."""
+        if self._hash is not None:
+            self._hash.wrote(start, b"")
+        self._grown_to(stop)
 
     def _grown_to(self, position: int) -> None:
         self._size_bytes = max(self._size_bytes, position)
@@ -231,6 +304,22 @@ class OpenFile:
         """Cut or extend. Raises `SpoolFull`, `OSError`."""
         self._may_write()
         self._spooled.truncate(size_bytes)
+
+    @property
+    def resting_descriptor(self) -> int | None:
+        """Where to copy from; None while somebody writes it: he may have pages in memory still."""
+        spooled = self._spooled
+        return None if spooled.writers else spooled.descriptor
+
+    def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
+        """Copy from a descriptor; how many bytes were. Raises `SpoolFull`, `OSError`."""
+        self._may_write()
+        return self._spooled.copy_in(source, start, offset, size_bytes)
+
+    def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
+        """What fallocate(2) asks. Raises `SpoolFull`, `OSError`."""
+        self._may_write()
+        self._spooled.allocate(mode, offset, size_bytes)
 
     def _may_write(self) -> None:
         if not self._writer:

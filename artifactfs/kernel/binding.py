@@ -47,6 +47,13 @@ class Binding(Protocol):
         """What ``status`` shows of it: protocol version, passthrough or why not."""
         ...
 
+    def without_passthrough(self) -> str | None:
+        """Why the kernel will not read cached files past the driver, in words; None if it will.
+
+        As far as that can be known before the mount: `facts` has it from the kernel itself.
+        """
+        ...
+
     def run(
         self, tree: Tree, mountpoint: Path, options: MountOptions, on_ready: Callable[[], None]
     ) -> None:

@@ -100,12 +100,16 @@ class FusepyBinding:
         facts: dict[str, object] = {
             "library": f"libfuse {self._library.version}",
             "passthrough": False,
-            "passthrough_reason": "libfuse 2 does not know it",
+            "passthrough_reason": self.without_passthrough(),
             "connection": self._connection,
         }
         if self._instead_of:
             facts["instead_of_native"] = self._instead_of
         return facts
+
+    def without_passthrough(self) -> str | None:
+        """There is none."""
+        return "libfuse 2 does not know it"
 
     def stop(self) -> None:
         """Have `run` unmount and return; from any thread or a signal handler."""

@@ -275,6 +275,15 @@ class Handle(ABC):
         _ = mode, offset, size_bytes
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
+    def copy_fd(self) -> int | None:
+        """A descriptor of a local file whose bytes are this one's; valid until release. At once."""
+        return self.backing_fd()
+
+    def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
+        """Copy from another file's `copy_fd`, as copy_file_range(2); how much was. May wait."""
+        _ = source, start, offset, size_bytes
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
     def seek(self, offset: int, whence: int) -> int:
         """The next data or hole, as lseek(2) with SEEK_DATA or SEEK_HOLE. May wait."""
         _ = offset, whence

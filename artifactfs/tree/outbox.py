@@ -320,6 +320,15 @@ class DropHandle(Handle):
     def truncate(self, size_bytes: int) -> None:
         self._file.truncate(size_bytes)
 
+    def copy_fd(self) -> int | None:
+        return self._file.resting_descriptor
+
+    def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
+        return self._file.copy_in(source, start, offset, size_bytes)
+
+    def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
+        self._file.allocate(mode, offset, size_bytes)
+
     def seek(self, offset: int, whence: int) -> int:
         return self._file.seek(offset, whence)
 

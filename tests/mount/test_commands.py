@@ -128,6 +128,31 @@ def test_cache_stats_verify_and_clear(mounted: UserMount, service: ServiceClient
     assert json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 0
 
 
+def test_doctor_and_status_say_who_reads_cached_files_and_why(user: UserMount) -> None:
+    user.mount()
+    facts = user.status()["binding"]
+    shown = user.command("status", user.path).stdout
+    (line,) = [
+        line for line in user.command("doctor").stdout.splitlines() if f" {user.binding} " in line
+    ]
+    if facts["passthrough"]:
+        assert f"{user.binding}, passthrough)" in shown
+        assert "passthrough" in line
+        assert "no passthrough" not in line
+    else:
+        assert f"{user.binding}, no passthrough: {facts['passthrough_reason']})" in shown
+        assert f"no passthrough: {facts['passthrough_reason']}" in line
+
+
+@pytest.mark.parametrize("binding", ["native"])
+def test_doctor_knows_that_a_user_namespace_has_no_passthrough(user: UserMount) -> None:
+    done = subprocess.run(
+        ["unshare", "-Urm", sys.executable, "-m", "artifactfs", "doctor"],
+        env=user.environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "no passthrough: CAP_SYS_ADMIN is missing" in done.stdout
+
+
 def test_doctor_finds_this_machine_well_and_a_wrong_token_not(user: UserMount) -> None:
     done = user.command("doctor")
     assert "answers and takes the token" in done.stdout

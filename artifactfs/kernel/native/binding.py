@@ -29,6 +29,7 @@ from typing import Final
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import MountOptions
 from artifactfs.kernel.mount_table import Mounted
+from artifactfs.kernel.native import passthrough
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.ending import ENDED, STOP, Ending
 from artifactfs.kernel.native.mounting import (
@@ -36,6 +37,7 @@ from artifactfs.kernel.native.mounting import (
     attach,
     detach,
     is_mounted,
+    is_privileged,
     is_stacked,
     raise_readahead,
 )
@@ -95,6 +97,12 @@ class NativeBinding:
         if self._session is not None:
             facts |= self._session.facts()
         return facts
+
+    def without_passthrough(self) -> str | None:
+        """Why the kernel will not read cached files past the driver; None if it will."""
+        if _version(os.uname().release) < passthrough.OLDEST_LINUX:
+            return passthrough.TOO_OLD
+        return None if is_privileged() else passthrough.UNPRIVILEGED
 
     def stop(self) -> None:
         """Have `run` unmount and return; from any thread or a signal handler."""

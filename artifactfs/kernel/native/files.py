@@ -12,6 +12,11 @@ another buffer.
 **FLUSH** is what ``close`` waits for. Files that were opened only for reading have nothing to make
 durable, so it is answered at once, or not even asked for (NOFLUSH).
 
+**COPY_FILE_RANGE** is what ``cp`` makes of copying inside the mount. From a file that lies whole on
+the local disk, a cached artifact or one in ``drop/`` that nobody writes, the kernel copies into the
+spool by itself: 256 MiB in 0.2 s, which took 0.7 to 2.3 s as reads and writes.
+In all other cases the answer is EOPNOTSUPP, and the kernel reads and writes as it did before.
+
 A file whose contents never change (`Handle.keep_cache`) must not be read short: the kernel would
 fill the rest of its pages with zeros and keep them. Such a read is an error.
 """
@@ -36,6 +41,9 @@ from artifactfs.tree.node import File, Handle, Ticket
 
 BRIEF_BYTES: Final = 128 * 1024
 """Up to here reading or writing a local file's pages takes less than handing it on."""
+
+MOST_COPIED_BYTES: Final = 64 << 20
+"""By one request, so that none takes long: the caller asks again for the rest."""
 
 GiveBack = Callable[[memoryview], None]
 
@@ -63,6 +71,7 @@ class FileOperations:
             Opcode.RELEASE: self.release,
             Opcode.LSEEK: self.seek,
             Opcode.FALLOCATE: self.allocate,
+            Opcode.COPY_FILE_RANGE: self.copy,
         }
 
     # Opening
@@ -226,6 +235,25 @@ class FileOperations:
             return b""
 
         hold_and_do_later(self._mount, self._mount.pools.spool, call, opened, act, CHANGES)
+
+    def copy(self, call: Call, body: memoryview) -> None:
+        fh_in, start, _, fh_out, offset, size, _ = wire.COPY_FILE_RANGE_IN.unpack_from(body)
+        source, target = self._handles.file(fh_in), self._handles.file(fh_out)
+
+        def act() -> bytes:
+            fd = source.handle.copy_fd()
+            if fd is None:
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            copied = target.handle.copy_in(fd, start, offset, min(size, MOST_COPIED_BYTES))
+            return wire.WRITE_OUT.pack(copied, 0)
+
+        def after() -> None:
+            self._handles.let_go(source)
+            self._handles.let_go(target)
+
+        self._handles.hold(source)
+        self._handles.hold(target)
+        self._mount.later(self._mount.pools.spool, call, act, after=after, manners=CHANGES)
 
 
 class _Reading:

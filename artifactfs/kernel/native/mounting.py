@@ -41,6 +41,7 @@ _MS_NODEV: Final = 4
 _MNT_DETACH: Final = 2
 _FUSE_NUMBER: Final = os.makedev(10, 229)
 _HANDED_IN: Final = re.compile(r"/dev/fd/([0-9]+)")
+_ALL_USERS: Final = (1 << 32) - 1
 _STACKED: Final = frozenset({"overlay", "aufs", "ecryptfs"})
 
 
@@ -105,6 +106,16 @@ def may_mount() -> bool:
         return can_mount()
     except OSError:  # no /proc
         return os.geteuid() == 0
+
+
+def is_privileged() -> bool:
+    """Whether this process has CAP_SYS_ADMIN over the whole machine, not just in a user namespace
+    of its own."""
+    try:
+        everybody = Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(_ALL_USERS)]
+    except OSError:  # no /proc, or a kernel without user namespaces
+        everybody = True
+    return everybody and may_mount()
 
 
 def _mount(mountpoint: Path, options: MountOptions) -> tuple[int, int]:

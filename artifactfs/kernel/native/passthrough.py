@@ -24,12 +24,17 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
+from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.device import Device
 from artifactfs.tree.node import Handle
 
 _log = logging.getLogger(__name__)
+
+OLDEST_LINUX: Final = (6, 9)
+TOO_OLD: Final = "this kernel has none (Linux 6.9 or later is needed)"
+UNPRIVILEGED: Final = "CAP_SYS_ADMIN is missing"
 
 _CACHED = 0
 
@@ -125,7 +130,7 @@ class Passthrough:
 
 def _why(error: OSError) -> str:
     if error.errno == errno.EPERM:
-        return "CAP_SYS_ADMIN is missing"
+        return UNPRIVILEGED
     if error.errno == errno.ELOOP:
         return "the cache directory is on a stacked file system (overlay)"
     return f"the kernel refuses the cache's file system: {os.strerror(error.errno or errno.EIO)}"

@@ -40,7 +40,7 @@ from artifactfs.kernel.native.negotiation import (
     read_offer,
 )
 from artifactfs.kernel.native.notify import Notifier
-from artifactfs.kernel.native.passthrough import Passthrough
+from artifactfs.kernel.native.passthrough import TOO_OLD, Passthrough
 from artifactfs.kernel.native.pools import Pools
 from artifactfs.kernel.native.stat import Stat
 from artifactfs.kernel.native.wire import Opcode
@@ -197,7 +197,7 @@ class Session:
 
     def _try_passthrough(self, agreement: Agreement) -> None:
         if not agreement.passthrough:
-            self._passthrough.forbid("this kernel has none (Linux 6.9 or later is needed)")
+            self._passthrough.forbid(TOO_OLD)
             return
         if self._backing_directory is None:
             with os.fdopen(os.memfd_create("sample"), "rb") as sample:

@@ -193,6 +193,8 @@ WRITE_IN: Final = Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owne
 WRITE_OUT: Final = Struct("=II")  # size, padding
 FSYNC_IN: Final = Struct("=QII")  # fh, fsync_flags, padding
 FALLOCATE_IN: Final = Struct("=QQQII")  # fh, offset, length, mode, padding
+# fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
+COPY_FILE_RANGE_IN: Final = Struct("=QQQQQQQ")
 LSEEK_IN: Final = Struct("=QQII")  # fh, offset, whence, padding
 LSEEK_OUT: Final = Struct("=Q")
 INTERRUPT_IN: Final = Struct("=Q")  # unique

@@ -45,6 +45,7 @@ LAYOUTS: list[tuple[str, Struct, int]] = [
     ("fuse_write_out", wire.WRITE_OUT, 8),
     ("fuse_fsync_in", wire.FSYNC_IN, 16),
     ("fuse_fallocate_in", wire.FALLOCATE_IN, 32),
+    ("fuse_copy_file_range_in", wire.COPY_FILE_RANGE_IN, 56),
     ("fuse_lseek_in", wire.LSEEK_IN, 24),
     ("fuse_lseek_out", wire.LSEEK_OUT, 8),
     ("fuse_interrupt_in", wire.INTERRUPT_IN, 8),
