@@ -1,0 +1,90 @@
+"""The window at work in a store: what a source is asked for, and when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from artifactfs.cache import Content, Store
+from artifactfs.spans import Span
+from tests.cache.source import Source, artifact_of
+from tests.faults import eventually
+
+MIB = 1 << 20
+DATA = random.Random(2).randbytes(40 * MIB)
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source(DATA, piece_bytes=MIB)
+
+
+@pytest.fixture
+def store(source: Source, tmp_path: Path) -> Iterator[Store]:
+    made = Store(
+        tmp_path / "cache",
+        source,
+        origin="http://service:80",
+        size_bytes=1 << 30,
+        min_free_bytes=0,
+        window_max_bytes=8 * MIB,
+        connections=4,
+        read_timeout_s=10.0,
+    )
+    made.start()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def content(store: Store) -> Iterator[Content]:
+    opened = store.open(artifact_of(DATA))
+    yield opened
+    opened.close()
+
+
+def is_here(content: Content, start: int, stop: int) -> bool:
+    return content.try_read(start, stop) == DATA[start:stop]
+
+
+def test_the_first_bytes_do_not_wait_for_what_is_read_ahead(
+    content: Content, source: Source
+) -> None:
+    assert content.read(0, 4096) == DATA[:4096]
+    first = source.requests[0]
+    assert first.start == 0
+    assert len(first) < MIB
+
+
+def test_a_sequential_reader_finds_the_next_bytes_here(content: Content, source: Source) -> None:
+    for start in range(0, 4 * MIB, MIB):
+        content.read(start, start + MIB)
+    eventually(lambda: source.delivered_bytes >= 10 * MIB)
+    requests = len(source.requests)
+    assert is_here(content, 4 * MIB, 5 * MIB)
+    assert is_here(content, 5 * MIB, 6 * MIB)
+    assert len(source.requests) <= requests + 2
+
+
+def test_a_stride_is_fetched_without_its_gaps(content: Content, source: Source) -> None:
+    for start in range(2 * MIB, 40 * MIB, 6 * MIB):
+        assert content.read(start, start + MIB) == DATA[start : start + MIB]
+    assert source.delivered_bytes <= 8 * MIB
+
+
+def test_what_a_closed_file_had_planned_is_fetched_for_the_next_who_opens_it(
+    store: Store, source: Source
+) -> None:
+    source.gate.clear()
+    gone = store.open(artifact_of(DATA))
+    gone.request(Span(0, MIB), lambda error: None)
+    eventually(lambda: source.requests)
+    gone.close()
+    source.gate.set()
+    back = store.open(artifact_of(DATA))
+    for start in range(0, 40 * MIB, MIB):
+        assert back.read(start, start + MIB) == DATA[start : start + MIB]
+    back.close()
