@@ -85,7 +85,7 @@ class FlightCrew:
         self._source = source
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
-        self._wake = threading.Condition(self._lock)
+        self._resting: list[threading.Condition] = []  # who came last is woken first
         self._queue: list[_Flight] = []
         self._put_off: list[tuple[float, _Flight]] = []
         self._numbers = itertools.count()
@@ -111,7 +111,7 @@ class FlightCrew:
             flights = [*self._queue, *(flight for _, flight in self._put_off)]
             self._queue.clear()
             self._put_off.clear()
-            self._wake.notify_all()
+            self._wake_all()
         self._ended.set()
         for flight in flights:
             flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
@@ -126,16 +126,17 @@ class FlightCrew:
             if not closing:
                 flight = _Flight(0 if urgent else 1, next(self._numbers), shared, span)
                 heapq.heappush(self._queue, flight)
-                self._wake.notify()
+                self._wake_one()
         if closing:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
 
     def _fly(self) -> None:
         buffer = memoryview(bytearray(WRITE_BYTES))
+        bell = threading.Condition(self._lock)
         while True:
             with self._lock:
                 while (taken := self._take()) is None and not self._closing:
-                    self._rest()
+                    self._rest(bell)
                 if taken is None:
                     return
             flight, lane = taken
@@ -148,25 +149,37 @@ class FlightCrew:
                 lane.leave()
                 flight.shared.release()
 
-    def _rest(self) -> None:
+    def _rest(self, bell: threading.Condition) -> None:
         """Wait for something to do. `_lock` is held.
 
         While work is held back, one thread looks from time to time whether there are more lanes:
         over a line on which nothing arrives nobody else would. One thread also looks after what was
         put off.
         """
+        self._resting.append(bell)
         if self._ticking or not (self._queue or self._put_off):
-            self._wake.wait()
-            return
-        self._ticking = True
-        self._wake.wait(PUT_OFF_S if self._put_off else TICK_S)
-        self._ticking = False
+            bell.wait()
+        else:
+            self._ticking = True
+            bell.wait(PUT_OFF_S if self._put_off else TICK_S)
+            self._ticking = False
+        if bell in self._resting:
+            self._resting.remove(bell)
+
+    def _wake_one(self) -> None:
+        """Of the threads that rest, the one that has the warmest memory. `_lock` is held."""
+        if self._resting:
+            self._resting.pop().notify()
+
+    def _wake_all(self) -> None:
+        while self._resting:
+            self._resting.pop().notify()
 
     def _take(self) -> tuple[_Flight, _Lane] | None:
         """The next flight, if there is one that may go now. `_lock` is held."""
         now_s = time.monotonic()
         if self._lanes.tick(now_s):
-            self._wake.notify_all()
+            self._wake_all()
         while self._put_off and self._put_off[0][0] <= now_s:
             heapq.heappush(self._queue, heapq.heappop(self._put_off)[1])
         if not self._queue:
@@ -180,7 +193,7 @@ class FlightCrew:
         stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes(len(span))))
         if stop < span.stop:
             heapq.heappush(self._queue, replace(first, span=Span(stop, span.stop)))
-            self._wake.notify()
+            self._wake_one()
         self._in_use += first.is_bulk
         return replace(first, span=Span(span.start, stop)), _Lane(self, first.is_bulk)
 
@@ -217,7 +230,7 @@ class FlightCrew:
         with self._lock:
             if not self._closing:
                 heapq.heappush(self._put_off, (due_s, flight))
-                self._wake.notify()
+                self._wake_one()
                 return
         flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
 
@@ -242,13 +255,13 @@ class FlightCrew:
                 self._lanes.held_back()
             more = first_after_s is not None and self._lanes.answered(first_after_s)
             if self._lanes.tick(time.monotonic()) or more:
-                self._wake.notify_all()
+                self._wake_all()
 
     def leave_lane(self) -> None:
         """One lane is free."""
         with self._lock:
             self._in_use -= 1
-            self._wake.notify()
+            self._wake_one()
 
 
 class _Lane:

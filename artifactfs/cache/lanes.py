@@ -7,7 +7,7 @@ the number of *lanes* follows what is measured, in ticks of `TICK_S` in which so
 fetch was held back for want of a lane:
 
 * when even the quickest of the first `ANSWERS` answers took `LONG_S` to begin, the line is long,
-  and there are `SAFE_LANES` at once;
+  and there are `LONG_LANES` at once;
 * at first the lanes double, up to `SAFE_LANES`, while less than `FAST_BYTES_S` arrives by each: no
   processor is the limit then, and a reader over a long line has them all after a few round trips;
 * from then on another number is tried now and then for some ticks, in turn half as many and twice
@@ -28,6 +28,7 @@ TICK_S = 0.05
 TRIAL_TICKS = 4
 HOLD_S = 10.0
 SAFE_LANES = 8
+LONG_LANES = 16
 FAST_BYTES_S = 100e6
 GAIN = 1.25
 LOSS = 0.95
@@ -92,10 +93,10 @@ class Lanes:
         """An answer has begun; whether there are more lanes now."""
         self._answers += 1
         self._nearest_s = min(self._nearest_s, after_s)
-        if self._answers != ANSWERS or self._nearest_s < LONG_S or self.limit >= SAFE_LANES:
+        if self._answers != ANSWERS or self._nearest_s < LONG_S or self.limit >= LONG_LANES:
             return False
         self._is_growing = False
-        self._become(SAFE_LANES)
+        self._become(LONG_LANES)
         return True
 
     def arrived(self, size_bytes: int) -> None:

@@ -24,7 +24,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import requests.structures
 import urllib3.connection
 import urllib3.exceptions
 
@@ -32,9 +31,8 @@ _PIECE_BYTES = 4096
 _MOST_HEAD_BYTES = 64 << 10
 _DRAINED_BYTES = 64 << 10
 _SWITCHED_PROTOCOLS = 101
+_ONCE = frozenset({"content-length", "content-range", "etag", "location"})
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-
-Headers = requests.structures.CaseInsensitiveDict
 
 
 class NotPlain(Exception):
@@ -43,11 +41,11 @@ class NotPlain(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of an answer whose body has `length_bytes`."""
+    """The head of an answer whose body has `length_bytes`. Header names are in lower case."""
 
     status_code: int
     reason: str
-    headers: Headers[str]
+    headers: dict[str, str]
     length_bytes: int
     keeps_alive: bool
 
@@ -58,23 +56,24 @@ def parse_head(data: bytes) -> Head:
         lines = data.decode("latin-1").split("\r\n")
         version, _, rest = lines[0].partition(" ")
         status, _, reason = rest.partition(" ")
-        headers: Headers[str] = Headers()
+        headers: dict[str, str] = {}
         for line in lines[1:]:
             name, colon, value = line.partition(":")
             if not colon or not name or name != name.strip() or "\n" in line or "\r" in line:
                 raise NotPlain(f"a header line {line[:80]!r}")
-            if name in headers and name.lower() in ("content-length", "content-range", "location"):
+            name = name.lower()
+            if name in headers and name in _ONCE:
                 raise NotPlain(f"{name} twice")
             headers[name] = value.strip(" \t")
         status_code = int(status)
     except ValueError as error:
         raise NotPlain("a head that makes no sense") from error
-    if version != "HTTP/1.1" or not 100 <= status_code <= 599 or "Transfer-Encoding" in headers:
+    if version != "HTTP/1.1" or not 100 <= status_code <= 599 or "transfer-encoding" in headers:
         raise NotPlain(f"{version} {status}")
-    length = headers.get("Content-Length", "0" if status_code in (204, 304) else "")
+    length = headers.get("content-length", "0" if status_code in (204, 304) else "")
     if status_code >= 200 and not (length.isascii() and length.isdigit()):
         raise NotPlain("no length")
-    keeps_alive = headers.get("Connection", "keep-alive").lower() == "keep-alive"
+    keeps_alive = headers.get("connection", "keep-alive").lower() == "keep-alive"
     return Head(status_code, reason, headers, int(length or 0), keeps_alive)
 
 

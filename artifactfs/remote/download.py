@@ -177,7 +177,7 @@ class Downloader:
                     if answer.status_code not in _REDIRECTS:
                         self._receive(artifact, answer, course, sink, cancelled)
                         return
-                    location = answer.headers.get("Location", "")
+                    location = answer.headers.get("location", "")
             except (NotAllowed, Gone, TokenRejected):
                 if not self._forget(artifact, url):
                     raise
@@ -232,18 +232,18 @@ class Downloader:
     ) -> tuple[int, int | None]:
         """Where the body begins and ends (None: unknown). Raises `BadAnswer` if it is not ours."""
         headers = answer.headers
-        etag = headers.get("ETag")
+        etag = headers.get("etag")
         if course.etag and etag and etag != course.etag:
             raise BadAnswer(f"{artifact.id}: its content changed while it was read")
         course.etag = etag or course.etag
         if answer.status_code == 416:
-            past = _RANGE_PAST_END.fullmatch(headers.get("Content-Range", "").strip())
+            past = _RANGE_PAST_END.fullmatch(headers.get("content-range", "").strip())
             self._check_size(artifact, course, int(past[1]) if past else course.position)
             if artifact.size_bytes is not None and course.position < artifact.size_bytes:
                 raise BadAnswer(f"{artifact.id}: a range inside of it was refused (416)")
             return course.position, course.position
         if answer.status_code == 206:
-            found = _RANGE.fullmatch(headers.get("Content-Range", "").strip())
+            found = _RANGE.fullmatch(headers.get("content-range", "").strip())
             if found is None:
                 raise BadAnswer(f"{artifact.id}: a partial answer without Content-Range")
             start, last = int(found[1]), int(found[2])
@@ -256,7 +256,7 @@ class Downloader:
                 self._check_size(artifact, course, int(found[3]))
             return start, last + 1
         course.ranged = False
-        length = headers.get("Content-Length", "")
+        length = headers.get("content-length", "")
         if length.isdigit():
             self._check_size(artifact, course, int(length))
             return 0, int(length)

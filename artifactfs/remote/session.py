@@ -81,7 +81,10 @@ def origin_of(url: str) -> str:
 
 
 class Answer(Protocol):
-    """What a download gets: a head, and a body that goes into the caller's memory."""
+    """What a download gets: a head, and a body that goes into the caller's memory.
+
+    `headers` is asked in lower case.
+    """
 
     url: str
     status_code: int
@@ -444,7 +447,7 @@ def _failure(
     if status in _TRANSIENT:
         from artifactfs.clock import SYSTEM_CLOCK
 
-        after_s = retry_after_s(response.headers.get("Retry-After"), SYSTEM_CLOCK)
+        after_s = retry_after_s(response.headers.get("retry-after"), SYSTEM_CLOCK)
         return Transient(Unreachable(message), after_s)
     kind = _KINDS.get(status)
     remedy = said.action or None

@@ -9,6 +9,7 @@ import pytest
 
 from artifactfs.cache.lanes import (
     FLIGHT_BYTES,
+    LONG_LANES,
     MOST_FLIGHT_BYTES,
     SAFE_LANES,
     SHORT_BYTES,
@@ -98,8 +99,8 @@ def test_answers_from_far_away_mean_many_lanes_and_a_share_for_each() -> None:
     assert [lanes.answered(after_s) for after_s in (0.11, 0.05, 0.05, 0.05)] == [
         False, False, True, False,
     ]  # fmt: skip
-    assert lanes.limit == SAFE_LANES
-    assert lanes.flight_bytes(8 * SHORT_BYTES) == SHORT_BYTES
+    assert lanes.limit == LONG_LANES
+    assert lanes.flight_bytes(LONG_LANES * SHORT_BYTES) == SHORT_BYTES
 
 
 def test_a_slow_first_connection_is_not_a_long_line() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.kernel.native.binding import READAHEAD_KB
 from tests.kernel.memory_tree import BACKED, MANY
 from tests.kernel.mounted import Mount, eventually
 
@@ -247,7 +248,7 @@ def test_the_facts_say_how_it_is_mounted(mount: Mount) -> None:
     assert facts["passthrough"] is True or facts["passthrough_reason"]
     if os.getuid() == 0:
         assert facts["mounted_by"] == "mount(2)"
-        assert facts["readahead_kb"] == 1024
+        assert facts["readahead_kb"] == READAHEAD_KB
 
 
 def test_an_abort_from_outside_ends_the_driver_and_the_mount(mount: Mount) -> None:
@@ -324,7 +325,7 @@ def test_a_killed_writer_can_be_recognised_while_its_file_is_flushed(mount: Moun
 
 
 def test_reading_through_the_driver_reads_a_megabyte_at_a_time(mount: Mount) -> None:
-    if mount.command("facts").get("readahead_kb") != 1024:
+    if mount.command("facts").get("readahead_kb") != READAHEAD_KB:
         pytest.skip("the read-ahead cannot be raised here")
     before = count(mount, "try_read")
     size = len((mount / "fixed/big.bin").read_bytes())
