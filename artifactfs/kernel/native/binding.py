@@ -51,8 +51,9 @@ READY_WITHIN_S: Final = 10.0
 GRACE_S: Final = 3.0
 CLOSE_WITHIN_S: Final = 10.0
 READAHEAD_KB: Final = 256
-"""More makes a reader of pieces, such as one of a Parquet column, ask for much beyond them (1.7 times
-the column with 1 MiB, 1.3 with this), and whole files are read no faster: the cache reads ahead."""
+"""More makes a reader of pieces, such as one of a Parquet column, ask for much beyond them (1.7
+times the column with 1 MiB, 1.3 with this), and whole files are read no faster: the cache reads
+ahead."""
 SWITCH_INTERVAL_S: Final = 0.0005
 OLDEST_LINUX: Final = (5, 4)
 
