@@ -41,7 +41,7 @@ from artifactfs.cache import Store
 from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
-from artifactfs.drop import Outbox, State, Uploader
+from artifactfs.drop import AuditLog, Outbox, State, Uploader
 from artifactfs.errors import Cancelled, Conflict, Gone
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
@@ -283,6 +283,7 @@ class Mount:
                 known=lambda digest: catalog.snapshot.by_sha256.get(digest),
                 on_uploaded=uploaded,
                 on_change=lambda path: tree.drop_changed(path),
+                audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
             tree = ArtifactTree(catalog, store, outbox, facts=self._facts)
             store.start()

@@ -63,7 +63,7 @@ def upload(stage: Stage) -> Iterator[Sample]:
             waiting.rename(waiting.with_suffix(".bin"))  # its own name: as if closed now
             _until_uploaded(mount)
             yield _slower(time.perf_counter() - begun, theirs, stage.size_bytes)
-            _forget(stage, mount, local)
+            _forget(mount, local)
 
 
 def _curl(stage: Stage, local: Path) -> float:
@@ -172,7 +172,7 @@ def _many(stage: Stage, name: str) -> Path:
     return directory
 
 
-def _forget(stage: Stage, mount: Path, local: Path) -> None:
+def _forget(mount: Path, local: Path) -> None:
     """Make room: what was uploaded is not needed any more."""
     local.unlink()
     shutil.rmtree(mount.parent / "cache", ignore_errors=True)
