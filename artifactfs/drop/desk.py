@@ -57,6 +57,7 @@ class Desk:
         followers: Executor,
         settle: Callable[[int], None],
         was_killed: Callable[[int], bool],
+        quiet_s: float,
         sync: bool,
     ) -> None:
         self._book = book
@@ -67,6 +68,7 @@ class Desk:
         self.settle = settle
         self.was_killed = was_killed
         self.waits_at_close = sync
+        self._quiet_s = quiet_s
         self._open: dict[int, Spooled] = {}
 
     # Opening
@@ -217,7 +219,7 @@ class Desk:
 
     def _offer(self, entry: Entry) -> None:
         if entry.state is State.QUEUED and not entry.waits_for_name:
-            self._line.offer(entry, 0.0 if self.waits_at_close else QUIET_S)
+            self._line.offer(entry, self._quiet_s)
 
     def let_go(self, spooled: Spooled) -> None:
         """An opening is over; after the last one the file is closed, and goes if it has no name."""

@@ -24,7 +24,7 @@ from artifactfs.drop import callers
 from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.book import Book
 from artifactfs.drop.calls import Uploads
-from artifactfs.drop.desk import Desk
+from artifactfs.drop.desk import QUIET_S, Desk
 from artifactfs.drop.dispatch import Dispatch
 from artifactfs.drop.files import OpenFile
 from artifactfs.drop.folders import Folders
@@ -69,6 +69,7 @@ class Outbox:
         audit: AuditLog | None = None,
         clock: Clock = SYSTEM_CLOCK,
         was_killed: Callable[[int], bool] = callers.was_killed,
+        quiet_s: float = QUIET_S,
     ) -> None:
         self._directory = directory
         self._origin = origin
@@ -91,6 +92,7 @@ class Outbox:
             followers=self._followers,
             settle=self._settle,
             was_killed=was_killed,
+            quiet_s=0.0 if drop.sync else quiet_s,
             sync=drop.sync,
         )
         self._renames = Renames(self._book, self._folders, self._desk)
