@@ -30,6 +30,12 @@ class Gate:
         self._waiting: dict[Lane, deque[object]] = {lane: deque() for lane in Lane}
         self._last = Lane.LARGE
 
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        with self._changed:
+            return sum(len(line) for line in self._waiting.values())
+
     @contextlib.contextmanager
     def use(self, lane: Lane, cancelled: threading.Event) -> Iterator[None]:
         """Wait for a connection and have it for the block. Raises `Cancelled`."""

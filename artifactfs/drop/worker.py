@@ -275,28 +275,29 @@ class Worker:
 
     def _hashed(self, queued: Entry, cancelled: threading.Event) -> tuple[Entry, str] | None:
         """The entry, and the hash of its bytes; None if there is no more to do with it now."""
-        if queued.sha256 is not None:
-            return queued, queued.sha256
         path = self._queue.work(queued).path
-        entry = self._queue.move(queued, State.HASHING)
+        entry: Entry | None = queued
+        if queued.sha256 is None:
+            entry = self._queue.move(queued, State.HASHING)
         if entry is None:
             return None
         try:
-            rolling = self._queue.hash_of(entry)
-            digest = None
-            if rolling is not None:
-                digest = rolling.finish(entry.size_bytes, cancelled)
-            if digest is None:
-                digest, size_bytes = hash_file(path, cancelled)
-                if size_bytes != entry.size_bytes:
-                    raise DropError(f"its file in the spool has {size_bytes} bytes now")
+            size_bytes = path.stat().st_size
+            if size_bytes != entry.size_bytes:
+                raise DropError(
+                    f"its file in the spool has {size_bytes} bytes, {entry.size_bytes} were closed"
+                )
+            return entry, entry.sha256 or self._hash(entry, path, cancelled)
         except Cancelled:
             self._requeue(entry)
-            return None
         except (OSError, DropError) as error:
             self._fail(entry, error)
-            return None
-        return entry, digest
+        return None
+
+    def _hash(self, entry: Entry, path: Path, cancelled: threading.Event) -> str:
+        rolling = self._queue.hash_of(entry)
+        digest = None if rolling is None else rolling.finish(entry.size_bytes, cancelled)
+        return digest or hash_file(path, cancelled)[0]
 
     def _arrival(
         self, entry: Entry, work: Work, digest: str, tried: bool, cancelled: threading.Event
