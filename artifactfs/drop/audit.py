@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import threading
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from artifactfs.drop.states import Entry
 
 MOST_BYTES = 8 << 20
 KEPT = 5
+_LOOK_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class AuditLog:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
         self._descriptor = -1
+        self._look_at_s = 0.0
 
     def note(self, entry: Entry, artifact_id: str, how: str, when: datetime, took_s: float) -> None:
         """Write a line. Never fails: what cannot be written is said in the log."""
@@ -69,9 +72,13 @@ class AuditLog:
             self._turn_over(len(data))
         os.write(self._descriptor, data)
 
-    def _follow(self) -> None:
+    def _follow(self, *, always: bool = False) -> None:
         """Have the file open that is at `path` now: another process may have turned it over."""
+        now_s = time.monotonic()
         if self._descriptor >= 0:
+            if not always and now_s < self._look_at_s:
+                return
+            self._look_at_s = now_s + _LOOK_S
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._descriptor), self._path.stat()):
                     return
@@ -84,7 +91,7 @@ class AuditLog:
         while True:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             held = self._descriptor
-            self._follow()
+            self._follow(always=True)
             if self._descriptor == held:
                 break  # nobody was quicker
         if os.fstat(self._descriptor).st_size + more_bytes > self._most_bytes:
@@ -92,7 +99,7 @@ class AuditLog:
                 with contextlib.suppress(FileNotFoundError):
                     self._numbered(number).replace(self._numbered(number + 1))
             self._path.replace(self._numbered(1))
-            self._follow()
+            self._follow(always=True)
         else:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
