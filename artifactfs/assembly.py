@@ -317,13 +317,13 @@ class Mount:
             while not self._ended.is_set() and time.monotonic() < deadline_s:
                 if not outbox.wait(timeout_s=_DRAIN_STEP_S):
                     return
-        for entry in outbox.entries():
-            if entry.state is not State.UPLOADED:
-                _log.warning(
-                    "%s is not uploaded (%s); it stays in the spool and resumes at the next mount",
-                    entry.path,
-                    entry.error or entry.state,
-                )
+        left = [entry for entry in outbox.entries() if entry.state is not State.UPLOADED]
+        for entry in left:
+            _log.warning("%s is not uploaded (%s)", entry.path, entry.error or entry.state)
+        if left:
+            _log.warning(
+                "%d files stay in %s and resume at the next mount", len(left), outbox.directory
+            )
 
     def _facts(self) -> dict[str, object]:
         return {

@@ -36,9 +36,11 @@ def drop(stage: Stage) -> Iterator[Sample]:
     with stage.mount("drop", **{"upload.max_rate": "1M"}) as mount:
         for number in range(stage.rounds):
             _settle_disk()
+            touch_memory(2 * stage.size_bytes)
             theirs = seconds(lambda: _copy_and_sync(local, target))
             target.unlink()
             _settle_disk()
+            touch_memory(2 * stage.size_bytes)
             entry = mount / "drop" / f"{number}.tmp"  # the name waits: nothing is uploaded
             ours = seconds(lambda entry=entry: _run("cp", local, entry))
             entry.unlink()
