@@ -23,14 +23,23 @@ class GroupSync:
         self._begun = 0
         self._ended = 0
         self._busy = False
+        self._waiting = 0
         self._failed: dict[int, BaseException] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a sync that another does."""
+        with self._turn:
+            return self._waiting
 
     def reach(self) -> None:
         """Return when all that was written before the call is on the disk. Raises `OSError`."""
         with self._turn:
             wanted = self._begun + 1
+            self._waiting += 1
             while self._ended < wanted and self._busy:
                 self._turn.wait()
+            self._waiting -= 1
             if self._ended >= wanted:
                 failure = self._failed.get(wanted)
                 if failure is not None:
