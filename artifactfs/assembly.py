@@ -41,7 +41,7 @@ from artifactfs.cache import Store
 from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
-from artifactfs.drop import Outbox, State, Uploader
+from artifactfs.drop import AuditLog, Outbox, State, Uploader
 from artifactfs.errors import Cancelled, Conflict, Gone
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
@@ -283,6 +283,7 @@ class Mount:
                 known=lambda digest: catalog.snapshot.by_sha256.get(digest),
                 on_uploaded=uploaded,
                 on_change=lambda path: tree.drop_changed(path),
+                audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
             tree = ArtifactTree(catalog, store, outbox, facts=self._facts)
             store.start()
@@ -316,13 +317,13 @@ class Mount:
             while not self._ended.is_set() and time.monotonic() < deadline_s:
                 if not outbox.wait(timeout_s=_DRAIN_STEP_S):
                     return
-        for entry in outbox.entries():
-            if entry.state is not State.UPLOADED:
-                _log.warning(
-                    "%s is not uploaded (%s); it stays in the spool and resumes at the next mount",
-                    entry.path,
-                    entry.error or entry.state,
-                )
+        left = [entry for entry in outbox.entries() if entry.state is not State.UPLOADED]
+        for entry in left:
+            _log.warning("%s is not uploaded (%s)", entry.path, entry.error or entry.state)
+        if left:
+            _log.warning(
+                "%d files stay in %s and resume at the next mount", len(left), outbox.directory
+            )
 
     def _facts(self) -> dict[str, object]:
         return {

@@ -19,6 +19,7 @@ from artifactfs.cli.running import Running
 
 POLL_S = 0.05
 WATCH_S = 0.5
+MOST_LINES = 20
 
 
 @click.command()
@@ -112,12 +113,7 @@ def wait_for_uploads(running: Running, timeout_s: float) -> list[dict[str, Any]]
             whole_bytes = max(whole_bytes, left_bytes)
             if not uploads["pending_files"] or time.monotonic() >= deadline_s:
                 break
-            sent_bytes = sum(
-                int(one["size"] * one["progress"])
-                for one in running.uploads()
-                if one["state"] == "uploading"
-            )
-            bar.update(whole_bytes - left_bytes + sent_bytes, whole_bytes)
+            bar.update(whole_bytes - left_bytes + uploads["sent_bytes"], whole_bytes)
             time.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
             pause_s = min(0.5, pause_s * 1.5)
     return [
@@ -142,12 +138,20 @@ def flush(mountpoint: Path | None, timeout: float) -> None:
       artifactfs flush --timeout 60 ~/artifacts
     """
     left = wait_for_uploads(Running.at(mountpoint), timeout)
-    for upload in left:
+    say_what_is_left(left)
+    if left:
+        raise click.exceptions.Exit(NOT_ALL_UPLOADED)
+
+
+def say_what_is_left(left: list[dict[str, Any]]) -> None:
+    """One line for each file, those first that wait for somebody; not more than fit a screen."""
+    waiting = {"failed": 0, "interrupted": 1}
+    for upload in sorted(left, key=lambda one: waiting.get(one["state"], 2))[:MOST_LINES]:
         state = "waits for its name" if upload["waits_for_name"] else upload["state"]
         reason = f": {upload['error']}" if upload["error"] else ""
         say(f"{shown.plain(upload['name'])} is not uploaded, it {_is(state)}{reason}")
-    if left:
-        raise click.exceptions.Exit(NOT_ALL_UPLOADED)
+    if len(left) > MOST_LINES:
+        say(f"and {len(left) - MOST_LINES:,} more")
 
 
 def _is(state: str) -> str:

@@ -12,7 +12,7 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import words
-from artifactfs.cli.attending import wait_for_uploads
+from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
 from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
@@ -102,14 +102,14 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
         assembly.unmount(location, lazy=True)
         return
     running = Running(mounted.mountpoint)
-    pid = int(running.status()["pid"])
+    status = running.status()
+    pid = int(status["pid"])
     left = wait_for_uploads(running, load().unmount.timeout_s if timeout is None else timeout)
     assembly.unmount(location)
     _wait_for_end(pid)
-    for upload in left:
-        say(f"{upload['name']} is not uploaded ({upload['error'] or upload['state']})")
+    say_what_is_left(left)
     if left:
-        say(f"{len(left)} files stay in the spool and resume at the next mount")
+        say(f"{len(left):,} files stay in {status['spool']} and resume at the next mount")
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 

@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--objects-port", type=_number, help="a port, and so an origin, for the object store")
     add("--public-url", metavar="URL", help="what the service's own URLs begin with")
     add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk")
+    add("--store", metavar="URL", help="keep contents in a bucket: s3://BUCKET[/PREFIX]")
+    add("--endpoint-url", metavar="URL", help="where the bucket is, if not at Amazon's own")
     add("--until-input-ends", action="store_true", help="end when standard input does")
     return parser
 

@@ -14,6 +14,9 @@ from artifactfs.controller.accounts import Accounts, Caller
 from artifactfs.controller.answers import Refusal, expects, storage_full, wait_with_body
 from artifactfs.controller.artifacts import Artifacts
 from artifactfs.controller.behaviour import Behaviour
+from artifactfs.controller.bucket import open_bucket
+from artifactfs.controller.bucket_shelf import BucketShelf
+from artifactfs.controller.bucket_store import BucketStore
 from artifactfs.controller.index import Index
 from artifactfs.controller.jobs import Jobs
 from artifactfs.controller.objects import Objects
@@ -21,6 +24,7 @@ from artifactfs.controller.parts import Parts
 from artifactfs.controller.playing import Playing
 from artifactfs.controller.receiving import TAKEN
 from artifactfs.controller.records import Records
+from artifactfs.controller.shelf import LocalShelf, Shelf
 from artifactfs.controller.signing import Signer
 from artifactfs.controller.store import Store
 from artifactfs.controller.streams import Streams
@@ -49,7 +53,14 @@ class Controller:
         self._accounts = Accounts(self._index, token)
         self.urls = Urls(behaviour.public_url)
         signer = Signer(secret, behaviour.url_lifetime_s)
-        self._store = Store(directory, self._workers, sync=behaviour.sync)
+        bucket = None
+        if behaviour.store is not None:
+            bucket = open_bucket(behaviour.store, behaviour.endpoint_url, behaviour.url_lifetime_s)
+        self._store = (
+            Store(directory, self._workers, sync=behaviour.sync)
+            if bucket is None
+            else BucketStore(directory, self._workers, bucket, sync=behaviour.sync)
+        )
         records = Records(self._index, behaviour.retention_s)
         self._artifacts = Artifacts(
             records, self._store, self._workers, signer, self.urls, behaviour
@@ -59,10 +70,14 @@ class Controller:
         self._objects = Objects(
             signer, self.urls, tickets, self._parts, records, self._artifacts, self._workers
         )
+        shelf: Shelf = (
+            LocalShelf(self._objects, self._parts, tickets)
+            if bucket is None
+            else BucketShelf(bucket, self._index, self._workers)
+        )
         self._uploads = Uploads(
             tickets,
-            self._parts,
-            self._objects,
+            shelf,
             self._artifacts,
             records,
             self._store,

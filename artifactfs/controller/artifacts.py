@@ -190,7 +190,7 @@ class Artifacts:
 
     async def _is_here(self, sha256: str) -> bool:
         """Whether there is such a content; one that is only in the index gets its file."""
-        if self._store.has(sha256):
+        if await self._workers.do(self._store.has, sha256):
             return True
         seed = self._records.seed(sha256)
         if seed is None:
@@ -201,6 +201,10 @@ class Artifacts:
 
     async def _elsewhere(self, request: web.Request, record: Record) -> str | None:
         behaviour = self._behaviour
+        if record.sha256 is not None and await self._is_here(record.sha256):
+            target = self._store.url(record.sha256, record.name)
+            if target is not None:
+                return target
         if behaviour.download_base is None and not behaviour.redirect_downloads:
             return None
         if record.sha256 is None or not await self._is_here(record.sha256):

@@ -20,6 +20,8 @@ class Behaviour:
     `objects_port` gives the object store a port, and so an origin, of its own (0: any free one).
     `public_url` is what URLs of the own begin with, where it is not what the client asked for.
     `sync` False does not wait for the disk: a power cut may then lose what was answered.
+    `store` keeps contents and uploads in an S3 bucket, ``s3://BUCKET[/PREFIX]``, at `endpoint_url`
+    where that is not Amazon's own.
     """
 
     part_size_bytes: int = 64 << 20
@@ -32,3 +34,5 @@ class Behaviour:
     objects_port: int | None = None
     public_url: str | None = None
     sync: bool = True
+    store: str | None = None
+    endpoint_url: str | None = None

@@ -75,6 +75,10 @@ CREATE TABLE IF NOT EXISTS parts (
   place TEXT NOT NULL,              -- the file in the upload's directory that holds it
   PRIMARY KEY (upload_id, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS remote_uploads (
+  upload_id TEXT PRIMARY KEY,
+  remote_id TEXT NOT NULL           -- of the same upload in the bucket
+);
 CREATE TABLE IF NOT EXISTS jobs (
   number INTEGER PRIMARY KEY,       -- the order of the list, and its cursor
   id TEXT NOT NULL UNIQUE,

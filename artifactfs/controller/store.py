@@ -120,6 +120,11 @@ class Store:
             sink.settle()
         self.keep(Received(path, sha256, len(content)))
 
+    def url(self, sha256: str, filename: str) -> str | None:
+        """Where a content is read, if that is not here."""
+        _ = sha256, filename
+        return None
+
     def remove(self, sha256: str) -> None:
         """Let a content go. Downloads that have begun still get it whole."""
         self.path(sha256).unlink(missing_ok=True)

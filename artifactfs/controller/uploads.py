@@ -8,6 +8,7 @@ answered 409.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -24,9 +25,9 @@ from artifactfs.controller.answers import (
 )
 from artifactfs.controller.artifacts import Artifacts, shown
 from artifactfs.controller.filenames import bytes_of
-from artifactfs.controller.objects import CONTENT_TYPE, Objects
-from artifactfs.controller.parts import Parts
+from artifactfs.controller.objects import CONTENT_TYPE
 from artifactfs.controller.records import Record, Records
+from artifactfs.controller.shelf import Shelf
 from artifactfs.controller.store import Store
 from artifactfs.controller.tickets import MOST_PARTS, Part, Ticket, Tickets
 
@@ -40,8 +41,7 @@ class Uploads:
     def __init__(
         self,
         tickets: Tickets,
-        parts: Parts,
-        objects: Objects,
+        shelf: Shelf,
         artifacts: Artifacts,
         records: Records,
         store: Store,
@@ -49,8 +49,7 @@ class Uploads:
         part_size_bytes: int,
     ) -> None:
         self._tickets = tickets
-        self._parts = parts
-        self._objects = objects
+        self._shelf = shelf
         self._artifacts = artifacts
         self._records = records
         self._store = store
@@ -68,9 +67,9 @@ class Uploads:
                 "status": "upload",
                 "artifact_id": begun.artifact_id,
                 "method": "PUT",
-                "upload_url": self._objects.direct_url(request, begun),
+                "upload_url": await self._shelf.direct_url(request, begun),
                 "headers": {"Content-Type": CONTENT_TYPE},
-                "expires_at": iso(min(begun.expires, self._objects.urls_expire())),
+                "expires_at": iso(min(begun.expires, self._shelf.urls_expire())),
                 "complete_url": f"/api/v1/artifacts/direct/{begun.id}/complete",
             }
         )
@@ -96,7 +95,7 @@ class Uploads:
                 "upload_id": begun.id,
                 "part_size": begun.part_size,
                 "part_count": begun.part_count,
-                "parts": [self._part_url(request, begun, number) for number in first],
+                "parts": await self._part_urls(request, begun, first),
                 "expires_at": iso(begun.expires),
             }
         )
@@ -108,9 +107,7 @@ class Uploads:
         for number in numbers:
             if type(number) is not int or not 1 <= number <= ticket.part_count:
                 raise invalid(f"part_numbers are numbers from 1 to {ticket.part_count}")
-        return web.json_response(
-            {"parts": [self._part_url(request, ticket, number) for number in numbers]}
-        )
+        return web.json_response({"parts": await self._part_urls(request, ticket, numbers)})
 
     async def state(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """GET /artifacts/multipart/<id>: what has come."""
@@ -121,7 +118,7 @@ class Uploads:
             "part_count": ticket.part_count,
             "uploaded": [
                 {"part_number": part.number, "size": part.size, "etag": part.etag}
-                for part in self._tickets.parts(ticket.id)
+                for part in (await self._shelf.parts(ticket) or [])
             ],
         }
         return web.json_response(document)
@@ -140,9 +137,9 @@ class Uploads:
     async def abandon(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """DELETE /artifacts/multipart/<id>."""
         ticket = self._find(request, caller)
-        async with self._objects.closing(ticket):
+        async with self._shelf.closing(ticket):
             await self._tickets.forget(ticket.id)
-            await self._parts.forget(ticket.id)
+            await self._shelf.forget(ticket.id)
         return web.Response(status=204)
 
     # What both do
@@ -159,7 +156,9 @@ class Uploads:
         known = await self._artifacts.known(caller.account, sha256, size, filename)
         if known is not None:
             return known
-        return await self._tickets.begin(caller.account, sha256, size, filename, part_size)
+        ticket = await self._tickets.begin(caller.account, sha256, size, filename, part_size)
+        await self._shelf.begin(ticket)
+        return ticket
 
     def _find(self, request: web.Request, caller: Caller) -> Ticket:
         if request.method != "GET":
@@ -178,13 +177,14 @@ class Uploads:
             raise Refusal(422, "size_mismatch", f"{ticket.size} bytes were announced")
         if ticket.completed:
             return shown(self._records.named(ticket.artifact_id))
-        async with self._objects.closing(ticket):
-            parts = self._tickets.parts(ticket.id)
-            _check(ticket, parts, told)
-            digest = await self._parts.digest(ticket, parts)
+        async with self._shelf.closing(ticket):
+            parts = await self._shelf.parts(ticket)
+            if parts is not None:
+                _check(ticket, parts, told)
+            digest = await self._shelf.digest(ticket, parts)
             if digest != ticket.sha256:
                 await self._tickets.forget(ticket.id)
-                await self._parts.forget(ticket.id)
+                await self._shelf.forget(ticket.id)
                 raise Refusal(
                     422,
                     "sha256_mismatch",
@@ -192,7 +192,7 @@ class Uploads:
                     "upload it again",
                 )
             with self._store.holding(ticket.sha256):
-                await self._parts.keep(ticket, parts)
+                await self._shelf.keep(ticket, parts)
                 draft = self._records.draft(
                     ticket.account,
                     ticket.filename or ticket.artifact_id.encode(),
@@ -201,23 +201,28 @@ class Uploads:
                     artifact_id=ticket.artifact_id,
                 )
                 record = await self._records.add(draft, self._tickets.completion(ticket))
-            await self._parts.forget(ticket.id)
+            await self._shelf.forget(ticket.id)
         return shown(record, 201)
 
     async def expire(self) -> None:
         """Forget tickets whose time is over."""
         for upload_id in self._tickets.expired():
-            if not self._objects.is_closing(upload_id):
+            if not self._shelf.is_closing(upload_id):
                 await self._tickets.forget(upload_id)
-                await self._parts.forget(upload_id)
+                await self._shelf.forget(upload_id)
 
     async def sweep(self) -> None:
         """Throw away files that a crash left without a ticket."""
-        await self._parts.sweep(self._tickets.open_ids())
+        await self._shelf.sweep(self._tickets.open_ids())
 
-    def _part_url(self, request: web.Request, ticket: Ticket, number: int) -> dict[str, Any]:
-        url = self._objects.part_url(request, ticket, number)
-        return {"part_number": number, "url": url, "headers": {}}
+    async def _part_urls(
+        self, request: web.Request, ticket: Ticket, numbers: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        urls = await self._shelf.part_urls(request, ticket, numbers)
+        return [
+            {"part_number": number, "url": url, "headers": {}}
+            for number, url in zip(numbers, urls, strict=True)
+        ]
 
 
 def _check(ticket: Ticket, parts: list[Part], told: list[tuple[int, str]] | None) -> None:

@@ -1,15 +1,23 @@
 """The outbox: nothing that was closed in ``drop/`` is ever lost.
 
-``outbox`` puts it together; ``states`` is the state machine, ``journal`` its rows, ``spool`` the
-directory of the bytes, ``view`` what everyone sees, ``files`` what is open, ``hashing`` the hash
-while writing, ``names`` paths, ``recovery`` the start after a crash; ``plan`` decides the way of an
-upload (pure), ``uploader`` goes it, ``worker`` are the threads, ``rate`` the limit; ``callers``
-tells a killed writer from one that closes.
+outbox     puts it together                states      the state machine; what is durable when
+book       journal, view, files in step    journal     the rows; schema: its tables
+desk       opening, closing, removing      files       what is open
+renames, folders, names                    view        what everyone sees
+spool      where the bytes lie             space       how much they may take
+durable    many waiters, one sync          copying     shared blocks before copies
+hashing    SHA-256 while writing           callers     a killed writer, or one that closes
+recovery   the start after a crash         takeover    what other mounts have left
+worker     the uploading threads           turns, gate whose turn it is: pure, and fair
+dispatch   worker and book                 plan        which way a file takes: pure
+uploader   the ways                        multipart   the longest one; rate: the limit
+waiting    flush, fsync, unmount           sweeper     what has lingered; audit: uploads.log
 """
 
+from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.files import OpenFile
 from artifactfs.drop.outbox import Outbox
 from artifactfs.drop.states import Entry, Folder, State
 from artifactfs.drop.uploader import Uploader
 
-__all__ = ["Entry", "Folder", "OpenFile", "Outbox", "State", "Uploader"]
+__all__ = ["AuditLog", "Entry", "Folder", "OpenFile", "Outbox", "State", "Uploader"]

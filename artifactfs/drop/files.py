@@ -3,65 +3,58 @@
 A `Spooled` is one entry that somebody has open, an `OpenFile` one opening of it. The first change
 after a close makes the entry `writing` again under a new generation, so that an upload under way
 lets go. FLUSH, which ``close(2)`` waits for, brings the bytes to the disk, then the row: from then
-on nothing can lose the file. It comes once per descriptor, so it may come again; then there is
-nothing to do. RELEASE, of the last writer, queues the entry.
+on nothing can lose the file. It comes once per descriptor, so it may come again: if nothing was
+written in between there is nothing to do, unless the one before came from a writer who was killed,
+which a proper close makes good. A change after a FLUSH takes the row's word back, that a close has
+returned, before the bytes change. RELEASE, of the last writer, queues the entry.
+
+A write that has failed (the disk is full) leaves a torso, and so does a sync that has failed, which
+the kernel reports only once: such a file is `interrupted` when it is closed, however properly,
+unless the same bytes were written after all or it was emptied and written anew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import errno
-import logging
 import os
 import secrets
-import shutil
 import threading
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
+from artifactfs.drop.copying import copy_file
 from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.states import Entry, State
-from artifactfs.errors import ArtifactfsError, SpoolFull
+from artifactfs.errors import SpoolFull
+from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
+from artifactfs.spans import Span
 
-_log = logging.getLogger(__name__)
-
+SEND_ON_BYTES = 16 << 20
 _WRITERS = os.O_WRONLY | os.O_RDWR
-_KEEP_SIZE = 0x01
-_PUNCH_HOLE = 0x02
-_ZERO_RANGE = 0x10
 _ALLOCATIONS = (
-    0, _KEEP_SIZE, _PUNCH_HOLE | _KEEP_SIZE, _ZERO_RANGE, _ZERO_RANGE | _KEEP_SIZE
+    0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE
 )  # fmt: skip
-
-
-def _fallocate(descriptor: int, mode: int, offset: int, size_bytes: int) -> int:
-    """fallocate(2), of which Python has only half; 0 or the errno."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
-    if call is None:
-        return errno.EOPNOTSUPP
-    failed = call(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(size_bytes))
-    return ctypes.get_errno() if failed else 0
 
 
 class Keeper(Protocol):
     """What open files need of the outbox."""
 
+    @property
+    def waits_at_close(self) -> bool: ...
+    @property
+    def followers(self) -> Executor: ...
     def reserve(self, size_bytes: int) -> None: ...
     def begin_writing(self, entry_id: int) -> Entry: ...
-    def closed(self, entry_id: int, shown: Entry, *, killed: bool) -> None: ...
-    def written(self, entry_id: int) -> None: ...
+    def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None: ...
+    def released(self, spooled: Spooled) -> None: ...
     def let_go(self, spooled: Spooled) -> None: ...
     def settle(self, entry_id: int) -> None: ...
     def current(self, entry_id: int) -> Entry | None: ...
     def was_killed(self, pid: int) -> bool: ...
-    def sync_names(self) -> None: ...
-
-    @property
-    def waits_at_close(self) -> bool: ...
 
 
 class Spooled:
@@ -83,11 +76,14 @@ class Spooled:
         self._descriptor = os.open(path, flags, 0o600)
         self._size_bytes = entry.size_bytes
         self._mtime_ns = entry.mtime_ns
-        self._hash = RollingHash() if fresh else None
+        self._hash = RollingHash(path, keeper.followers) if fresh else None
+        self._fresh = fresh
         self._writing = fresh
         self._durable = False
-        if fresh:
-            keeper.sync_names()
+        self._killed = False
+        self._torn: Span | None = None
+        self._lost: OSError | None = None
+        self._sent_on_bytes = 0
 
     def shown(self, entry: Entry) -> Entry:
         """The entry with the size and time of this moment."""
@@ -115,21 +111,20 @@ class Spooled:
         """Write all of it, or raise: `SpoolFull`, `OSError`."""
         with self.lock:
             self._begin()
-            self._keeper.reserve(max(0, offset + len(data) - self._size_bytes))
-            view = memoryview(data)
-            position = offset
+            stop = offset + len(data)
             try:
-                while view:
-                    count = os.pwrite(self._descriptor, view, position)
-                    view, position = view[count:], position + count
-            except OSError as error:
-                self._grown_to(position)
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                self._keeper.reserve(max(0, stop - self._size_bytes))
+                self._write_all(offset, data)
+            except (OSError, SpoolFull) as error:
+                self._torn = Span(offset, stop)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
                 raise
+            if self._torn is not None and offset <= self._torn.start and stop >= self._torn.stop:
+                self._torn = None
             if self._hash is not None:
                 self._hash.wrote(offset, data)
-            self._grown_to(position)
+            self._send_on(stop)
             return len(data)
 
     def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
@@ -167,14 +162,15 @@ class Spooled:
         stop = offset + size_bytes
         with self.lock:
             self._begin()
-            grows = not mode & _KEEP_SIZE
+            grows = not mode & KEEP_SIZE
             if grows:
                 self._keeper.reserve(max(0, stop - self._size_bytes))
-            failed = _fallocate(self._descriptor, mode, offset, size_bytes)
-            if failed in (errno.ENOSPC, errno.EDQUOT):
-                raise SpoolFull(f"the spool's disk is full: {self._path.parent}")
-            if failed:
-                raise OSError(failed, os.strerror(failed))
+            try:
+                fallocate(self._descriptor, mode, offset, size_bytes)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
+                raise
             self._changed(offset, stop if grows else self._size_bytes)
 
     def _changed(self, start: int, stop: int) -> None:
@@ -183,9 +179,35 @@ class Spooled:
             self._hash.wrote(start, b"")
         self._grown_to(stop)
 
+    def _write_all(self, offset: int, data: bytes | memoryview) -> None:
+        position = offset + os.pwrite(self._descriptor, data, offset)
+        if position < offset + len(data):
+            view = memoryview(data)
+            try:
+                while position < offset + len(data):
+                    position += os.pwrite(self._descriptor, view[position - offset :], position)
+            finally:
+                self._grown_to(position)
+        self._grown_to(position)
+
     def _grown_to(self, position: int) -> None:
         self._size_bytes = max(self._size_bytes, position)
         self._mtime_ns = time.time_ns()
+
+    def _send_on(self, stop: int) -> None:
+        """Have the kernel write what has come so far, so that the close has little to wait for.
+
+        It writes a span that it is told to forget, and cannot forget what is not written yet.
+        """
+        if stop - self._sent_on_bytes >= SEND_ON_BYTES:
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(
+                    self._descriptor,
+                    self._sent_on_bytes,
+                    stop - self._sent_on_bytes,
+                    os.POSIX_FADV_DONTNEED,
+                )
+            self._sent_on_bytes = stop
 
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend."""
@@ -194,33 +216,41 @@ class Spooled:
             self._keeper.reserve(size_bytes - self._size_bytes)
             os.ftruncate(self._descriptor, size_bytes)
             if size_bytes == 0:
-                self._hash = RollingHash()
+                self._forget_hash()
+                self._hash = RollingHash(self._path, self._keeper.followers)
+                self._torn = self._lost = None
             elif self._hash is not None:
                 self._hash.cut(size_bytes)
             self._size_bytes = size_bytes
+            self._sent_on_bytes = min(self._sent_on_bytes, size_bytes)
             self._mtime_ns = time.time_ns()
 
     def _begin(self) -> None:
-        self._durable = False
-        if self._writing:
+        """The bytes are about to change: no close counts any more that has returned before."""
+        if self._writing and not self._durable:
             return
         self._own_bytes()
         self.entry = self._keeper.begin_writing(self.entry.id)
-        self._hash = None
-        self._writing = True
+        if not self._writing:
+            self._torn = self._lost = None
+        self._writing, self._durable, self._killed = True, False, False
 
     def _own_bytes(self) -> None:
         """An uploaded file may be shared with the cache by a link: those bytes must not change."""
         if os.fstat(self._descriptor).st_nlink < 2:
             return
         copy = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
-        shutil.copyfile(self._path, copy)
-        copy.chmod(0o600)
-        descriptor = os.open(copy, os.O_RDWR | os.O_CLOEXEC)
-        os.fsync(descriptor)
-        copy.replace(self._path)
-        os.dup2(descriptor, self._descriptor, inheritable=False)
-        os.close(descriptor)
+        descriptor = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copy_file(self._descriptor, descriptor)
+            os.fsync(descriptor)
+            copy.replace(self._path)
+            os.dup2(descriptor, self._descriptor, inheritable=False)
+        except BaseException:
+            copy.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
 
     def set_mtime(self, mtime_ns: int) -> None:
         """What utimens(2) asks. Takes no lock: its caller holds the outbox's."""
@@ -232,36 +262,70 @@ class Spooled:
 
     def data_sync(self) -> None:
         """Bring the bytes to the disk."""
-        os.fdatasync(self._descriptor)
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._lost = error
+            raise
 
     def flush(self, pid: int) -> None:
         """A writer's descriptor is closed: make it durable, or note that the writer was killed."""
         with self.lock:
-            if not self._writing or self._durable:
-                return
-            os.fdatasync(self._descriptor)
-            self._keeper.closed(self.entry.id, self.snapshot(), killed=self._keeper.was_killed(pid))
-            self._durable = True
+            if self._writing:
+                self._make_durable(killed=self._keeper.was_killed(pid))
+
+    def _make_durable(self, *, killed: bool) -> None:
+        if self._durable and (killed or not self._killed):
+            return
+        with contextlib.suppress(OSError):
+            self.data_sync()
+        self._keeper.closed(self.snapshot(), self._why_not(killed), fresh=self._fresh)
+        self._fresh = False
+        self._durable, self._killed = True, killed
+        if self._lost is not None:
+            raise self._lost
+
+    def _why_not(self, killed: bool) -> str | None:
+        """What keeps these bytes from being what their writer meant, if anything does."""
+        if self._lost is not None:
+            return f"its bytes could not be brought to the disk: {self._lost.strerror}"
+        if self._torn is not None:
+            return f"the bytes from {self._torn.start} on could not be written"
+        return "its writer was killed before it closed the file" if killed else None
 
     def snapshot(self) -> Entry:
         """The entry as its bytes are: with their hash, if it is known."""
-        digest = self._hash.result(self._size_bytes) if self._hash is not None else None
+        digest = self._hash.known(self._size_bytes) if self._hash is not None else None
         return dataclasses.replace(
             self.entry, size_bytes=self._size_bytes, mtime_ns=self._mtime_ns, sha256=digest
         )
 
-    def rest(self) -> None:
-        """A writer is gone. If it was the last, the entry is as the journal says from now on."""
+    def rest(self) -> RollingHash | None:
+        """A writer is gone. If it was the last, the entry is as the journal says from now on.
+
+        Returns the hash, where it can be carried on with.
+        """
         with self.lock:
             with self.counting:
                 if self.writers:
-                    return
-            self.flush(0)
-            self._writing = False
+                    return None
+            try:
+                if self._writing and not self._durable:
+                    # Pages of a mapping come late, with nobody's process number.
+                    self._make_durable(killed=self._killed)
+            finally:
+                self._writing = False
+            resting, self._hash = self._hash, None
+            return resting
+
+    def _forget_hash(self) -> None:
+        if self._hash is not None:
+            self._hash.close()
             self._hash = None
 
     def close(self) -> None:
         """Close the descriptor."""
+        self._forget_hash()
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
 
@@ -335,7 +399,7 @@ class OpenFile:
             return
         self._spooled.flush(caller_pid)
         if self._keeper.waits_at_close:
-            self._keeper.written(self.entry_id)
+            self._keeper.released(self._spooled)
             self._keeper.settle(self.entry_id)
 
     def fsync(self) -> None:
@@ -356,11 +420,7 @@ class OpenFile:
             spooled.writers -= self._writer
             spooled.opens -= 1
         if self._writer:
-            try:
-                spooled.rest()
-            except (OSError, ArtifactfsError):
-                _log.exception("%s could not be brought to the disk", spooled.entry.path)
-            self._keeper.written(self.entry_id)
+            self._keeper.released(spooled)
         self._keeper.let_go(spooled)
 
     def opened(self) -> OpenFile:

@@ -1,67 +1,49 @@
-"""The journal: what is in the outbox, in SQLite, safe against crashes.
+"""The journal: what is in the outbox, as rows, safe against crashes.
 
-WAL with ``synchronous = FULL``: a statement that returned is on disk. One connection, whose use is
-guarded by `_lock`; statements are short, and none runs on the kernel's reader thread.
+Each method is one transaction, written to the log when it returns; `reach_disk` brings the log to
+the disk, for all who wait for it at once (`GroupSync`). See ``schema`` for the tables and for what
+that means, ``states`` for what has to be on the disk when.
+
+One connection, whose use is guarded by `_lock`; statements are short, and the lock is not held
+while syncing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import errno
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.durable import GroupSync, sync_directory
+from artifactfs.drop.schema import open_database
+from artifactfs.drop.states import MOVES, Entry, Folder, State
 from artifactfs.errors import DropError
 
-VERSION = 1
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,  -- also the name of its file in files/
-  path BLOB,                      -- relative to drop/, as bytes; NULL: unlinked while open
-  state TEXT NOT NULL,
-  generation INTEGER NOT NULL,    -- raised by each writing: older work on it does not count
-  closed INTEGER NOT NULL,        -- 1: some close(2) of a writer has returned
-  size INTEGER NOT NULL,
-  mode INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  ctime_ns INTEGER NOT NULL,
-  sha256 TEXT,                    -- of the bytes as they are; NULL: not known
-  error TEXT,
-  artifact_id TEXT,
-  uploaded_at REAL                -- seconds since the epoch
-);
-CREATE UNIQUE INDEX IF NOT EXISTS entry_paths ON entries (path) WHERE path IS NOT NULL;
-CREATE TABLE IF NOT EXISTS folders (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  path BLOB NOT NULL UNIQUE,
-  mode INTEGER NOT NULL,
-  mtime_ns INTEGER NOT NULL,
-  ctime_ns INTEGER NOT NULL,
-  fresh INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS multiparts (
-  entry_id INTEGER PRIMARY KEY,   -- a multipart upload that was begun
-  generation INTEGER NOT NULL,
-  upload_id TEXT NOT NULL,
-  part_size INTEGER NOT NULL,
-  part_count INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS parts (
-  entry_id INTEGER NOT NULL,
-  number INTEGER NOT NULL,
-  etag TEXT NOT NULL,             -- written before the next step: this part need not be sent again
-  PRIMARY KEY (entry_id, number)
-);
-"""
-
-_ENTRY = (
-    "id, path, state, size, mode, mtime_ns, ctime_ns, sha256, error, artifact_id,"
-    " generation, closed"
+_COLUMNS = (
+    "id, path, state, size, mode, mtime_ns, ctime_ns, file, sha256, error, artifact_id,"
+    " generation, closed, turn, tried"
 )
+_COLUMN_OF = {
+    "generation": "generation",
+    "closed": "closed",
+    "turn": "turn",
+    "tried": "tried",
+    "size_bytes": "size",
+    "mtime_ns": "mtime_ns",
+    "sha256": "sha256",
+    "error": "error",
+    "artifact_id": "artifact_id",
+}
+_CLEAN = "clean"
+
+_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -69,50 +51,87 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        try:
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            path.chmod(0o600)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.execute("PRAGMA wal_autocheckpoint = 64")
-            (version,) = self._database.execute("PRAGMA user_version").fetchone()
-            if version not in (0, VERSION):
-                raise DropError(
-                    f"{path} is of version {version}, this artifactfs knows {VERSION}",
-                    remedy="use the artifactfs that wrote it, or set spool.dir",
-                )
-            self._database.executescript(SCHEMA)
-            self._database.execute(f"PRAGMA user_version = {VERSION}")
-        except sqlite3.Error as error:
-            raise DropError(f"the journal {path} cannot be used: {error}") from error
+        self._path = path
+        self._database, self.is_new = open_database(path)
+        self._log_descriptor = -1
+        self._suspect = False
+        self._group = GroupSync(self._sync_log)
 
     def close(self) -> None:
-        """Close the database."""
+        """Note that nothing is under way any more, and close the database."""
         with self._lock:
+            with contextlib.suppress(OSError, DropError):
+                self._do("INSERT OR REPLACE INTO facts VALUES (?, '1')", (_CLEAN,))
             self._database.close()
+            if self._log_descriptor >= 0:
+                os.close(self._log_descriptor)
+                self._log_descriptor = -1
+
+    def begin(self) -> bool:
+        """Note that work begins; whether the last one's end was clean."""
+        row = self._do("SELECT value FROM facts WHERE name = ?", (_CLEAN,)).fetchone()
+        self._do("INSERT OR REPLACE INTO facts VALUES (?, '0')", (_CLEAN,))
+        return row is not None and row[0] == "1"
+
+    def reach_disk(self) -> None:
+        """Return when all that was written before is on the disk. Raises `OSError`."""
+        self._group.reach()
+
+    def _sync_log(self) -> None:
+        if self._suspect:
+            # The last sync failed, and what it was about counts as clean now: have it all copied.
+            with self._lock:
+                self._do("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._suspect = False
+            return
+        if self._log_descriptor < 0:
+            log = self._path.with_name(self._path.name + "-wal")
+            with self._lock:
+                self._log_descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
+            sync_directory(self._path.parent)
+        try:
+            os.fdatasync(self._log_descriptor)
+        except OSError:
+            self._suspect = True
+            raise
 
     def _do(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        with self._lock, _translated():
+            return self._database.execute(statement, values)
+
+    def _do_each(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self._lock, _translated():
+            self._database.executemany(statement, rows)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What happens in the block is one transaction: all of it or nothing."""
         with self._lock:
+            outermost = not self._database.in_transaction
+            if outermost:
+                self._do("BEGIN IMMEDIATE")
             try:
-                return self._database.execute(statement, values)
-            except sqlite3.OperationalError as error:
-                if "full" in str(error):
-                    raise OSError(28, os.strerror(28)) from error
-                raise DropError(f"the journal: {error}") from error
+                yield
+                if outermost:
+                    self._do("COMMIT")
+            except BaseException:
+                if outermost:
+                    with contextlib.suppress(sqlite3.Error):  # it may be undone already
+                        self._database.execute("ROLLBACK")
+                raise
 
     # Reading
 
     def entries(self) -> list[Entry]:
-        """Every entry that has a name."""
-        rows = self._do(f"SELECT {_ENTRY} FROM entries WHERE path IS NOT NULL").fetchall()
+        """Every entry that has a name, in the order of closing."""
+        rows = self._do(
+            f"SELECT {_COLUMNS} FROM entries WHERE path IS NOT NULL ORDER BY turn, id"
+        ).fetchall()
         return [_entry(row) for row in rows]
 
-    def entry(self, entry_id: int) -> Entry | None:
-        """One entry that has a name."""
-        row = self._do(
-            f"SELECT {_ENTRY} FROM entries WHERE id = ? AND path IS NOT NULL", (entry_id,)
-        ).fetchone()
-        return _entry(row) if row else None
+    def nameless(self) -> list[tuple[int, str]]:
+        """Id and file of the entries that are to go."""
+        return self._do("SELECT id, file FROM entries WHERE path IS NULL").fetchall()
 
     def folders(self) -> list[Folder]:
         """Every folder."""
@@ -122,57 +141,56 @@ class Journal:
             for number, path, mode, mtime_ns, ctime_ns, fresh in rows
         ]
 
-    def ids(self) -> set[int]:
-        """The ids of all entries, unlinked ones included."""
-        return {row[0] for row in self._do("SELECT id FROM entries").fetchall()}
-
-    def multipart(self, entry_id: int, generation: int) -> tuple[str, int, int] | None:
-        """Id, part size and part count of the upload that was begun for these bytes."""
-        row = self._do(
-            "SELECT upload_id, part_size, part_count FROM multiparts"
-            " WHERE entry_id = ? AND generation = ?",
-            (entry_id, generation),
-        ).fetchone()
-        return (str(row[0]), int(row[1]), int(row[2])) if row else None
-
-    def parts(self, entry_id: int) -> dict[int, str]:
-        """The ETags of the parts that have arrived."""
-        rows = self._do("SELECT number, etag FROM parts WHERE entry_id = ?", (entry_id,)).fetchall()
-        return dict(rows)
+    def last_turn(self) -> int:
+        """The highest turn that was given."""
+        return int(self._do("SELECT coalesce(max(turn), 0) FROM entries").fetchone()[0])
 
     def uploaded_before(self, epoch_s: float) -> list[int]:
         """The ids of entries that have lingered since before then."""
         rows = self._do(
-            "SELECT id FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?", (epoch_s,)
+            "SELECT id FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
+            " AND path IS NOT NULL",
+            (epoch_s,),
         ).fetchall()
         return [row[0] for row in rows]
 
     # Entries
 
-    def add(self, entry: Entry) -> int:
-        """A new entry; its id."""
+    def add(self, entry: Entry) -> Entry:
+        """A new entry, with its id."""
         cursor = self._do(
-            "INSERT INTO entries (path, state, generation, closed, size, mode, mtime_ns, ctime_ns,"
-            " sha256) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO entries (path, file, state, generation, closed, turn, tried, size, mode,"
+            " mtime_ns, ctime_ns, sha256, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                os.fsencode(entry.path), entry.state, entry.generation, int(entry.closed),
-                entry.size_bytes, entry.mode, entry.mtime_ns, entry.ctime_ns, entry.sha256,
+                os.fsencode(entry.path), entry.file, entry.state, entry.generation, entry.closed,
+                entry.turn, entry.tried, entry.size_bytes, entry.mode, entry.mtime_ns,
+                entry.ctime_ns, entry.sha256, entry.error,
             ),
         )  # fmt: skip
         assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return dataclasses.replace(entry, id=cursor.lastrowid)
 
-    def save(self, entry: Entry) -> None:
-        """Write all of an entry's fields but its path."""
-        self._do(
-            "UPDATE entries SET state = ?, generation = ?, closed = ?, size = ?, mode = ?,"
-            " mtime_ns = ?, ctime_ns = ?, sha256 = ?, error = ?, artifact_id = ? WHERE id = ?",
-            (
-                entry.state, entry.generation, int(entry.closed), entry.size_bytes, entry.mode,
-                entry.mtime_ns, entry.ctime_ns, entry.sha256, entry.error, entry.artifact_id,
-                entry.id,
-            ),
-        )  # fmt: skip
+    def move(
+        self, entry: Entry, state: State, *, uploaded_at: float | None = None, **changes: Any
+    ) -> Entry | None:
+        """Compare-and-set: move the row from `entry`'s state and generation.
+
+        `changes` are fields of `Entry`. Returns the entry as it is now, None if the row was not as
+        `entry` says. Raises `DropError` for a move that is not in the table of ``states``.
+        """
+        if (entry.state, state) not in MOVES:
+            raise DropError(f"{entry.path} cannot go from {entry.state} to {state}")
+        sets = ["state = ?", "uploaded_at = ?"]
+        values: list[Any] = [state, uploaded_at]
+        for name, value in changes.items():
+            sets.append(f"{_COLUMN_OF[name]} = ?")
+            values.append(value)
+        cursor = self._do(
+            f"UPDATE entries SET {', '.join(sets)} WHERE id = ? AND state = ? AND generation = ?"
+            " AND path IS NOT NULL",
+            (*values, entry.id, entry.state, entry.generation),
+        )
+        return dataclasses.replace(entry, state=state, **changes) if cursor.rowcount else None
 
     def set_times(self, entry: Entry) -> None:
         """Write an entry's mode and times only."""
@@ -181,79 +199,44 @@ class Journal:
             (entry.mode, entry.mtime_ns, entry.ctime_ns, entry.id),
         )
 
-    def move(
-        self,
-        entry: Entry,
-        state: State,
-        *,
-        sha256: str | None = None,
-        error: str | None = None,
-        artifact_id: str | None = None,
-        uploaded_at: float | None = None,
-    ) -> bool:
-        """Compare-and-set: move the row from `entry`'s state and generation; whether it was."""
-        cursor = self._do(
-            "UPDATE entries SET state = ?, sha256 = coalesce(?, sha256), error = ?,"
-            " artifact_id = coalesce(?, artifact_id), uploaded_at = ?"
-            " WHERE id = ? AND state = ? AND generation = ?",
-            (
-                state, sha256, error, artifact_id, uploaded_at, entry.id, entry.state,
-                entry.generation,
-            ),
-        )  # fmt: skip
-        return cursor.rowcount == 1
+    def count_as_tried(self) -> None:
+        """The service may have anything that was closed."""
+        self._do("UPDATE entries SET tried = 1 WHERE state != 'uploaded'")
 
-    def remove(self, entry_id: int) -> None:
-        """Forget an entry and its upload."""
-        with self._lock:
-            self._do("BEGIN")
-            for table, column in (
-                ("entries", "id"),
-                ("multiparts", "entry_id"),
-                ("parts", "entry_id"),
-            ):
-                self._do(f"DELETE FROM {table} WHERE {column} = ?", (entry_id,))
-            self._do("COMMIT")
+    def take_names(self, ids: Sequence[int]) -> None:
+        """Entries lose their names; each goes with its file (`remove`)."""
+        self._do_each("UPDATE entries SET path = NULL WHERE id = ?", [(one,) for one in ids])
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Forget entries whose files are gone."""
+        self._do_each("DELETE FROM entries WHERE id = ?", [(one,) for one in ids])
 
     def rename(
         self,
         pairs: Sequence[tuple[int, str]],
-        folders: Sequence[tuple[int, str]],
-        replaced: int | None,
+        folders: Sequence[tuple[int, str]] = (),
+        replaced: int | None = None,
     ) -> None:
-        """Give entries and folders new paths, and forget the entry that one of them replaces."""
-        with self._lock:
-            self._do("BEGIN")
-            try:
-                if replaced is not None:
-                    self._do("UPDATE entries SET path = NULL WHERE id = ?", (replaced,))
-                for entry_id, path in pairs:
-                    self._do(
-                        "UPDATE entries SET path = ? WHERE id = ?", (os.fsencode(path), entry_id)
-                    )
-                for folder_id, path in folders:
-                    self._do(
-                        "UPDATE folders SET path = ? WHERE id = ?", (os.fsencode(path), folder_id)
-                    )
-            except BaseException:
-                self._do("ROLLBACK")
-                raise
-            self._do("COMMIT")
-
-    def unlink(self, entry_id: int) -> None:
-        """Take an entry's name; it goes when nobody has it open any more."""
-        self._do("UPDATE entries SET path = NULL WHERE id = ?", (entry_id,))
+        """Give entries and folders new paths; the entry that one of them replaces loses its own."""
+        with self.together():
+            if replaced is not None:
+                self.take_names([replaced])
+            for table, renamed in (("entries", pairs), ("folders", folders)):
+                self._do_each(
+                    f"UPDATE {table} SET path = ? WHERE id = ?",
+                    [(os.fsencode(path), number) for number, path in renamed],
+                )
 
     # Folders
 
-    def add_folder(self, folder: Folder) -> int:
-        """A new folder; its id."""
+    def add_folder(self, folder: Folder) -> Folder:
+        """A new folder, with its id."""
         cursor = self._do(
             "INSERT INTO folders (path, mode, mtime_ns, ctime_ns, fresh) VALUES (?, ?, ?, ?, ?)",
             (os.fsencode(folder.path), folder.mode, folder.mtime_ns, folder.ctime_ns, folder.fresh),
         )
         assert cursor.lastrowid is not None
-        return cursor.lastrowid
+        return dataclasses.replace(folder, id=cursor.lastrowid)
 
     def save_folder(self, folder: Folder) -> None:
         """Write a folder's fields but its path."""
@@ -266,32 +249,60 @@ class Journal:
         """Forget a folder."""
         self._do("DELETE FROM folders WHERE id = ?", (folder_id,))
 
-    # Uploads
+    # Multipart uploads
+
+    def multipart(self, entry: Entry) -> tuple[str, int, int] | None:
+        """Id, part size and part count of the upload that was begun for these bytes."""
+        row = self._do(
+            "SELECT upload_id, part_size, part_count FROM multiparts"
+            " WHERE entry_id = ? AND generation = ?",
+            (entry.id, entry.generation),
+        ).fetchone()
+        return (str(row[0]), int(row[1]), int(row[2])) if row else None
+
+    def parts(self, upload_id: str) -> dict[int, str]:
+        """The ETags of the parts that have arrived."""
+        rows = self._do("SELECT number, etag FROM parts WHERE upload_id = ?", (upload_id,))
+        return dict(rows.fetchall())
 
     def begin_multipart(
         self, entry: Entry, upload_id: str, part_size_bytes: int, part_count: int
     ) -> None:
         """Remember a multipart upload, without parts."""
-        with self._lock:
-            self._do("BEGIN")
-            self._do("DELETE FROM parts WHERE entry_id = ?", (entry.id,))
-            self._do(
-                "INSERT OR REPLACE INTO multiparts VALUES (?, ?, ?, ?, ?)",
-                (entry.id, entry.generation, upload_id, part_size_bytes, part_count),
-            )
-            self._do("COMMIT")
+        self._do(
+            "INSERT OR REPLACE INTO multiparts VALUES (?, ?, ?, ?, ?)",
+            (upload_id, entry.id, entry.generation, part_size_bytes, part_count),
+        )
 
-    def add_part(self, entry_id: int, number: int, etag: str) -> None:
+    def add_part(self, upload_id: str, number: int, etag: str) -> None:
         """A part has arrived."""
-        self._do("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (entry_id, number, etag))
+        self._do("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (upload_id, number, etag))
 
-    def end_multipart(self, entry_id: int) -> None:
-        """Forget an upload: it is complete, or unknown to the service."""
-        with self._lock:
-            self._do("BEGIN")
-            self._do("DELETE FROM multiparts WHERE entry_id = ?", (entry_id,))
-            self._do("DELETE FROM parts WHERE entry_id = ?", (entry_id,))
-            self._do("COMMIT")
+    def end_multipart(self, upload_id: str) -> None:
+        """Forget an upload: it is complete, given up, or unknown to the service."""
+        with self.together():
+            self._do("DELETE FROM multiparts WHERE upload_id = ?", (upload_id,))
+            self._do("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
+
+    def abandoned(self) -> list[str]:
+        """Uploads whose bytes or name are not wanted any more."""
+        rows = self._do(
+            "SELECT upload_id FROM multiparts m LEFT JOIN entries e ON e.id = m.entry_id"
+            " AND e.generation = m.generation AND e.path IS NOT NULL WHERE e.id IS NULL"
+        ).fetchall()
+        return [str(row[0]) for row in rows]
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.ProgrammingError as error:
+        raise DropError("the mount has ended", remedy="mount again") from error
+    except sqlite3.DatabaseError as error:
+        if "full" in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise DropError(f"the journal: {error}") from error
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
@@ -303,9 +314,12 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         mode=row[4],
         mtime_ns=row[5],
         ctime_ns=row[6],
-        sha256=row[7],
-        error=row[8],
-        artifact_id=row[9],
-        generation=row[10],
-        closed=bool(row[11]),
+        file=row[7],
+        sha256=row[8],
+        error=row[9],
+        artifact_id=row[10],
+        generation=row[11],
+        closed=bool(row[12]),
+        turn=row[13],
+        tried=bool(row[14]),
     )

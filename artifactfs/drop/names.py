@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from fnmatch import translate
 
 NAME_MOST_BYTES = 255
 PATH_MOST_BYTES = 4000
@@ -41,7 +42,22 @@ def checked(path: str) -> str:
     return path
 
 
-def looks_temporary(path: str, patterns: Iterable[str]) -> bool:
-    """Whether the last part of the path is a name that will be renamed."""
-    name = path.rpartition("/")[2]
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+class TemporaryNames:
+    """Which names will be renamed: shell patterns for the last part of a path.
+
+    A pattern with a slash is for the whole path.
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        found = list(patterns)
+        self._names = _any_of([one for one in found if "/" not in one])
+        self._paths = _any_of([one for one in found if "/" in one])
+
+    def match(self, path: str) -> bool:
+        """Whether the path has such a name."""
+        name = path.rpartition("/")[2]
+        return bool(self._names.match(name) or self._paths.match(path))
+
+
+def _any_of(patterns: list[str]) -> re.Pattern[str]:
+    return re.compile("|".join(translate(one) for one in patterns) or r"(?!)")

@@ -3,8 +3,8 @@
 Small files go through the controller (one request), larger ones directly to the object store, large
 ones in parts. A way that the service refused for this file or does not have at all falls away, and
 the next that fits is tried. A file that may be there already (its hash is known, or an earlier
-attempt ended without an answer) asks first by ``direct``, which answers "exists" without a byte
-sent and so never doubles anything.
+attempt ended without an answer) asks first by ``direct`` or ``multipart``, which answer "exists"
+without a byte sent and so never double anything.
 """
 
 from __future__ import annotations

@@ -1,12 +1,15 @@
 """The spool: a directory per service, in it slots, in each the files of one outbox.
 
     <spool>/<host>-<digest of the origin>/<slot>/journal.sqlite
-    <spool>/<host>-<digest of the origin>/<slot>/files/<entry id>
+    <spool>/<host>-<digest of the origin>/<slot>/files/<a name unlike any other>
 
 One process at a time works in a slot; it holds a flock on the slot's ``lock``, which ends with the
 process however that ends. A mount takes the first free slot, so that two mounts of one service do
 not meet. What lies in other slots that nobody holds belongs to mounts that are gone: it is moved
-over, so that nothing is stranded, whichever mount point comes next.
+over (``takeover``), so that nothing is stranded, whichever mount point comes next.
+
+A file also carries its entry's path, as an extended attribute where the file system keeps such:
+should the journal be lost, its files still know their names.
 """
 
 from __future__ import annotations
@@ -16,14 +19,17 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifactfs.drop.durable import GroupSync, make_directory, sync_directory
 from artifactfs.errors import DropError
 
 MOST_SLOTS = 1000
 SPARED_BYTES = 16 << 20
+_PATH_XATTR = "user.artifactfs.path"
 
 
 class Slot:
@@ -32,17 +38,23 @@ class Slot:
     def __init__(self, directory: Path, lock_descriptor: int) -> None:
         self.directory = directory
         self.files = directory / "files"
-        self.files.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.files)
         self._lock_descriptor = lock_descriptor
+        self._names = GroupSync(lambda: sync_directory(self.files))
 
     @property
     def journal_path(self) -> Path:
         """The journal's file."""
         return self.directory / "journal.sqlite"
 
-    def path(self, entry_id: int) -> Path:
-        """The file of an entry."""
-        return self.files / str(entry_id)
+    def path(self, file: str) -> Path:
+        """Where the bytes of this name are."""
+        return self.files / file
+
+    @staticmethod
+    def new_file() -> str:
+        """A name for the bytes of a new entry, unlike any other in any slot."""
+        return secrets.token_hex(10)
 
     def left_bytes(self) -> int:
         """What the disk has left for files, without what is spared for the journal."""
@@ -50,19 +62,20 @@ class Slot:
         spared_bytes = min(SPARED_BYTES, disk.f_blocks * disk.f_frsize // 4)
         return disk.f_bavail * disk.f_frsize - spared_bytes
 
-    def sync_files(self) -> None:
-        """Bring the names in ``files/`` to the disk."""
-        descriptor = os.open(self.files, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    def names_reach_disk(self) -> None:
+        """Return when the names in ``files/`` are on the disk. Raises `OSError`."""
+        self._names.reach()
 
-    def stray_files(self, known: set[int]) -> Iterator[Path]:
-        """Files that no row knows."""
-        for path in sorted(self.files.iterdir()):
-            if not (path.name.isdigit() and int(path.name) in known):
-                yield path
+    def remember_path(self, file: str, path: str) -> None:
+        """Have a file know its entry's path, should the journal be lost."""
+        with contextlib.suppress(OSError):
+            os.setxattr(self.path(file), _PATH_XATTR, os.fsencode(path))
+
+    def remembered_path(self, file: str) -> str | None:
+        """What `remember_path` was told of a file."""
+        with contextlib.suppress(OSError):
+            return os.fsdecode(os.getxattr(self.path(file), _PATH_XATTR)) or None
+        return None
 
     def close(self) -> None:
         """Let the slot go."""
@@ -78,8 +91,7 @@ def claim(spool: Path, origin: str) -> tuple[Slot, list[Slot]]:
     digest = hashlib.sha256(origin.encode()).hexdigest()[:8]
     directory = spool / f"{host}-{digest}"
     try:
-        for path in (spool, directory):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         spool.chmod(0o700)
         own: Slot | None = None
         others = []
@@ -111,7 +123,7 @@ def _numbered_after(directory: Path, number: int) -> Iterator[int]:
 
 
 def _lock(path: Path) -> Slot | None:
-    path.mkdir(mode=0o700, exist_ok=True)
+    make_directory(path)
     descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,11 +134,11 @@ def _lock(path: Path) -> Slot | None:
 
 
 def remove_slot(slot: Slot) -> None:
-    """Remove an emptied slot that is held, and let it go."""
+    """Remove an emptied slot that is held, and let it go; one that is not empty stays."""
     with contextlib.suppress(OSError):
-        for path in [*slot.files.iterdir(), slot.files]:
-            path.rmdir() if path.is_dir() else path.unlink()
+        slot.files.rmdir()
         for path in slot.directory.iterdir():
-            path.unlink()
+            if ".broken-" not in path.name:
+                path.unlink()
         slot.directory.rmdir()
     slot.close()

@@ -11,23 +11,32 @@
     │ interrupted │ ─────────────┘                                    └────────┘   └──────────┘
     └─────────────┘
 
-| moved by | from → to | durable before |
+| moved by | from → to | on the disk before it is answered |
 |---|---|---|
-| open files | (new) → writing | the row; the bytes are not yet promised |
-| open files (FLUSH) | stays writing, marked closed | bytes (fdatasync), then the row |
-| open files (RELEASE) | writing → queued | as at FLUSH |
-| open files (FLUSH) | writing → interrupted | as at FLUSH |
-| open files | any but writing → writing, when it is written again | |
-| uploader | queued → hashing → uploading | the hash, before it is used |
-| uploader | uploading → uploaded | the service has it |
-| uploader | → failed | the service has refused it |
-| uploader | → queued | trouble that passes |
-| user (`retry`) | failed, interrupted → queued | |
-| start | writing → queued if it was closed, else interrupted; hashing, uploading → queued | |
+| CREATE | (new) → writing | nothing: no close has returned |
+| FLUSH | writing → writing, marked closed | the bytes, the file's name, the row |
+| FLUSH of a killed writer, or after a failed write | writing → interrupted | as above |
+| WRITE after a FLUSH | writing → writing, closed no more | nothing: as after CREATE |
+| RELEASE of the last writer | writing → queued | nothing: a closed row is as good as a queued one |
+| WRITE, TRUNCATE of what was closed | any → writing, next generation | nothing |
+| RENAME of what is on its way or there | → queued, next generation | the new name |
+| UNLINK, or RENAME over it | (gone) | that it is gone |
+| uploader | queued → hashing → uploading | nothing |
+| uploader | uploading → uploaded | nothing: if it is lost, the service is asked and knows it |
+| uploader | → failed (refused for good), → queued (trouble that passes) | nothing |
+| user (`retry`) | failed, interrupted → queued | nothing |
+| start | writing → queued if it was closed, else interrupted; others on their way → queued | all |
+
+Everything is *written* to the journal at once, so that a crash of the driver alone loses none of
+it; "on the disk" is what a crash of the machine cannot take back. What may be lost so leads back to
+an earlier state, from which the same work is done again: after an unclean end each entry counts as
+`tried`, that is, the service is asked whether it has it before anything is sent. So an entry
+arrives once, whatever happens.
 
 The row in the journal is the state; memory only shows it. A move is a compare-and-set on the row's
-state and *generation*, a number that each writing raises: an uploader that works on what has been
-overwritten meanwhile finds that its row is not the same any more, and lets go.
+state and *generation*, a number that each writing and each renaming of what is under way raises: an
+uploader that works on what has been overwritten meanwhile finds that its row is not the same any
+more, and lets go. `MOVES` is the table above; the journal refuses any other.
 """
 
 from __future__ import annotations
@@ -48,15 +57,29 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-PENDING = frozenset({State.WRITING, State.QUEUED, State.HASHING, State.UPLOADING})
+IN_FLIGHT = frozenset({State.HASHING, State.UPLOADING})
+PENDING = frozenset({State.WRITING, State.QUEUED, *IN_FLIGHT})
+
+_FOLLOWING = {
+    State.WRITING: {State.WRITING, State.QUEUED, State.INTERRUPTED},
+    State.QUEUED: {State.WRITING, State.HASHING, State.UPLOADING, State.FAILED},
+    State.HASHING: {State.WRITING, State.UPLOADING, State.QUEUED, State.FAILED},
+    State.UPLOADING: {State.WRITING, State.UPLOADED, State.QUEUED, State.FAILED},
+    State.UPLOADED: {State.WRITING, State.QUEUED},
+    State.FAILED: {State.WRITING, State.QUEUED},
+    State.INTERRUPTED: {State.WRITING, State.QUEUED, State.INTERRUPTED, State.FAILED},
+}
+MOVES = frozenset((before, after) for before, some in _FOLLOWING.items() for after in some)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One file of the outbox, as it is now.
 
-    `path` is relative to ``drop/``. `progress` goes from 0 to 1. `waits_for_name` says that its
-    name looks temporary, so that it is not uploaded before it is renamed.
+    `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
+    entries by their closing. `closed` says that a close of these bytes has returned, `tried` that
+    the service may have them. `progress` goes from 0 to 1. `waits_for_name` says that the name
+    looks temporary, so that it is not uploaded before it is renamed.
     """
 
     id: int
@@ -66,6 +89,7 @@ class Entry:
     mode: int
     mtime_ns: int
     ctime_ns: int
+    file: str = ""
     sha256: str | None = None
     progress: float = 0.0
     error: str | None = None
@@ -73,6 +97,15 @@ class Entry:
     waits_for_name: bool = False
     generation: int = 0
     closed: bool = False
+    turn: int = 0
+    tried: bool = False
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is safe here and will be uploaded without anybody doing anything."""
+        if self.waits_for_name:
+            return False
+        return self.closed if self.state is State.WRITING else self.state in PENDING
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 The journal is what counts; this shows what it says. Changes come after they are committed, one at a
 time; lookers wait for nothing but the moment in which a dictionary changes. Sizes and times of a
-file that is being written come from the file itself (`Live`).
+file that is being written come from the file itself (`Live`). How many entries are in which state
+is counted as they come and go, so that asking costs the same for ten and for a hundred thousand.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from dataclasses import dataclass
 from typing import Protocol
 
-from artifactfs.drop.names import above, lies_below, looks_temporary, parent_of
-from artifactfs.drop.states import Entry, Folder
+from artifactfs.drop.names import TemporaryNames, above, lies_below, parent_of
+from artifactfs.drop.states import Entry, Folder, State
 
 ROOT_ID = 0
 
@@ -25,12 +27,22 @@ class Live(Protocol):
     def shown(self, entry: Entry) -> Entry: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many entries there are in each state; of those on their way, files and bytes."""
+
+    states: dict[State, int]
+    pending_files: int
+    pending_bytes: int
+    sent_bytes: int
+
+
 class View:
     """Names and entries. Guarded by `_lock`, which is never held over I/O."""
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self._lock = threading.Lock()
-        self._patterns = patterns
+        self._temporary = TemporaryNames(patterns)
         now_ns = time.time_ns()
         self._root = Folder(ROOT_ID, "", 0o755, now_ns, now_ns)
         self._entries: dict[str, Entry] = {}
@@ -39,6 +51,9 @@ class View:
         self._names: dict[str, dict[str, None]] = {"": {}}
         self._live: dict[int, Live] = {}
         self._progress: dict[int, float] = {}
+        self._states: Counter[State] = Counter()
+        self._pending_files = 0
+        self._pending_bytes = 0
         self.version = 0
 
     def find(self, path: str) -> Entry | Folder | None:
@@ -67,6 +82,27 @@ class View:
             path = self._paths.get(entry_id)
             return None if path is None else self._shown(self._entries[path])
 
+    def stored(self, entry_id: int) -> Entry | None:
+        """An entry that has a name, as its row says."""
+        with self._lock:
+            path = self._paths.get(entry_id)
+            return None if path is None else self._entries[path]
+
+    def waits_for_name(self, path: str) -> bool:
+        """Whether a name looks temporary."""
+        return self._temporary.match(path)
+
+    def tally(self) -> Tally:
+        """How many there are. Takes as long for many as for few, but for those being sent."""
+        with self._lock:
+            sent_bytes = sum(
+                int(self._entries[self._paths[one]].size_bytes * part)
+                for one, part in self._progress.items()
+                if part < 1 and one in self._paths
+            )
+            states = {state: self._states[state] for state in State}
+            return Tally(states, self._pending_files, self._pending_bytes, sent_bytes)
+
     def entries(self) -> list[Entry]:
         """Every entry, by path."""
         with self._lock:
@@ -93,15 +129,27 @@ class View:
 
     # Changes
 
-    def put(self, entry: Entry) -> None:
-        """An entry is new, or is like this now. Its path does not change here."""
-        waits = looks_temporary(entry.path, self._patterns)
-        entry = dataclasses.replace(entry, waits_for_name=waits)
+    def put(self, entry: Entry) -> Entry:
+        """An entry is new, or is like this now; as it is shown. Its path does not change here."""
+        waits = self._temporary.match(entry.path)
+        if waits != entry.waits_for_name:
+            entry = dataclasses.replace(entry, waits_for_name=waits)
         with self._lock:
-            if entry.path not in self._entries:
+            before = self._entries.get(entry.path)
+            if before is None:
                 self._name(entry.path)
+            else:
+                self._count(before, -1)
+            self._count(entry, 1)
             self._entries[entry.path] = entry
             self._paths[entry.id] = entry.path
+        return entry
+
+    def _count(self, entry: Entry, by: int) -> None:
+        self._states[entry.state] += by
+        if entry.is_pending:
+            self._pending_files += by
+            self._pending_bytes += by * entry.size_bytes
 
     def put_folder(self, folder: Folder) -> None:
         """A folder is new, or is like this now."""
@@ -114,14 +162,31 @@ class View:
     def drop(self, path: str) -> None:
         """The name is gone."""
         with self._lock:
-            entry = self._entries.pop(path, None)
-            if entry is not None:
-                self._paths.pop(entry.id, None)
-                self._progress.pop(entry.id, None)
-            if self._folders.pop(path, None) is not None:
-                self._names.pop(path, None)
-            self._names.get(parent_of(path), {}).pop(path, None)
-            self._touch(parent_of(path))
+            self._drop(path)
+
+    def rename(self, old: str, entry: Entry) -> Entry:
+        """An entry has another path, in place of what was there; in one step for all who look."""
+        entry = dataclasses.replace(entry, waits_for_name=self._temporary.match(entry.path))
+        with self._lock:
+            self._drop(old)
+            if entry.path in self._entries:
+                self._drop(entry.path)
+            self._name(entry.path)
+            self._count(entry, 1)
+            self._entries[entry.path] = entry
+            self._paths[entry.id] = entry.path
+        return entry
+
+    def _drop(self, path: str) -> None:
+        entry = self._entries.pop(path, None)
+        if entry is not None:
+            self._count(entry, -1)
+            self._paths.pop(entry.id, None)
+            self._progress.pop(entry.id, None)
+        if self._folders.pop(path, None) is not None:
+            self._names.pop(path, None)
+        self._names.get(parent_of(path), {}).pop(path, None)
+        self._touch(parent_of(path))
 
     def _name(self, path: str) -> None:
         self._names.setdefault(parent_of(path), {})[path] = None
@@ -171,6 +236,3 @@ class View:
         """The folders above a path."""
         with self._lock:
             return [self._folders[one] for one in above(path) if one in self._folders]
-
-
-Changed = Callable[[str], None]

@@ -1,4 +1,15 @@
-"""The threads that take entries from the queue to the service."""
+"""The threads that take entries from the queue to the service.
+
+For small files and for large ones there are as many threads as connections each, so that the one
+kind never occupies what the other needs; how many connections are in use at once is `Gate`'s
+business. An entry is taken in its turn (``turns``), and what happens to it is decided by its row:
+whatever was overwritten, renamed or removed meanwhile is let go at the next move.
+
+What passes (the service is away, a token has expired, the storage is full) is tried again after a
+while that grows to a minute, for ever; what the service refuses for good is `failed`, with its
+words. A refusal because of the hash is looked into: if the file in the spool is not any more what
+its writer had closed, that is what its error says, and `retry` means "as it is now".
+"""
 
 from __future__ import annotations
 
@@ -8,17 +19,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.clock import Clock
+from artifactfs.drop.hashing import RollingHash, hash_file
 from artifactfs.drop.journal import Journal
+from artifactfs.drop.shipment import Shipment, Watch
 from artifactfs.drop.states import Entry, State
-from artifactfs.drop.uploader import Shipment, Uploader, hash_file
+from artifactfs.drop.turns import Lane, Turns
+from artifactfs.drop.uploader import Arrival, Uploader
 from artifactfs.errors import (
     ArtifactfsError,
     Cancelled,
     Conflict,
+    DropError,
     Refused,
     StorageFull,
     TimedOut,
@@ -29,9 +44,10 @@ from artifactfs.errors import (
 
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 60.0
-MISMATCHES = 2
+MOST_REFUSALS = 2
 
 _PASSING = (Conflict, StorageFull, TimedOut, TokenMissing, TokenRejected, Unreachable)
+_ASK_AGAIN = frozenset({"sha256_mismatch", "incomplete", "invalid_parts"})
 
 _log = logging.getLogger(__name__)
 
@@ -45,59 +61,79 @@ class Work:
     journal: Journal
 
     def multipart(self) -> tuple[str, int, int] | None:
-        return self.journal.multipart(self.entry.id, self.entry.generation)
+        return self.journal.multipart(self.entry)
+
+    def parts(self, upload_id: str) -> dict[int, str]:
+        return self.journal.parts(upload_id)
 
     def begin(self, upload_id: str, part_size_bytes: int, part_count: int) -> None:
         self.journal.begin_multipart(self.entry, upload_id, part_size_bytes, part_count)
 
-    def add_part(self, number: int, etag: str) -> None:
-        self.journal.add_part(self.entry.id, number, etag)
+    def add_part(self, upload_id: str, number: int, etag: str) -> None:
+        self.journal.add_part(upload_id, number, etag)
 
-    def end(self) -> None:
-        self.journal.end_multipart(self.entry.id)
+    def end(self, upload_id: str) -> None:
+        self.journal.end_multipart(upload_id)
 
 
 class Queue(Protocol):
     """What workers need of the outbox."""
 
-    def candidates(self) -> list[Entry]: ...
-    def move(self, entry: Entry, state: State, **more: object) -> Entry | None: ...
+    def waiting(self, entry_id: int) -> Entry | None: ...
+    def move(self, entry: Entry, state: State, **changes: Any) -> Entry | None: ...
     def work(self, entry: Entry) -> Work: ...
+    def hash_of(self, entry: Entry) -> RollingHash | None: ...
     def progress(self, entry_id: int, part: float) -> None: ...
+    def arrived(self, entry: Entry, arrival: Arrival, path: Path, took_s: float) -> None: ...
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """What went wrong with an entry, how often, and when it is its turn again."""
+    """What went wrong with an entry, and how often."""
 
     times: int = 0
-    again_at_s: float = 0.0
     error: BaseException | None = None
 
 
+@dataclass(slots=True)
+class _Job:
+    """An entry somebody works on. `again_at_s`: it stands in line again as soon as he is done."""
+
+    cancelled: threading.Event
+    again_at_s: float | None = None
+
+
 class Worker:
-    """The uploading threads. `_changed`'s lock guards who works on what, and the troubles."""
+    """The uploading threads. `_lock` guards the lines, who works on what, and the troubles.
+
+    Of the threads that wait in a lane one wakes when the next entry's time has come (`_timing` says
+    that there is one), the others when they are called.
+    """
 
     def __init__(
         self,
         queue: Queue,
         uploader: Uploader,
         known: Callable[[str], Artifact | None],
-        on_uploaded: Callable[[Artifact, Path], None],
         clock: Clock,
         threads: int,
     ) -> None:
         self._queue = queue
         self._uploader = uploader
         self._known = known
-        self._on_uploaded = on_uploaded
         self._clock = clock
-        self._changed = threading.Condition()
-        self._working: dict[int, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._changed = {lane: threading.Condition(self._lock) for lane in Lane}
+        self._timing = dict.fromkeys(Lane, False)
+        self._turns = Turns()
+        self._working: dict[int, _Job] = {}
         self._troubles: dict[int, _Trouble] = {}
         self._closing = False
         self._threads = [
-            threading.Thread(target=self._run, name=f"upload-{number}", daemon=True)
+            threading.Thread(
+                target=self._run, args=(lane,), name=f"upload-{lane.value}-{number}", daemon=True
+            )
+            for lane in Lane
             for number in range(threads)
         ]
 
@@ -108,161 +144,234 @@ class Worker:
 
     def close(self, timeout_s: float) -> None:
         """Stop what is under way and end the threads, within this time."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            for cancelled in self._working.values():
-                cancelled.set()
-            self._changed.notify_all()
+            for job in self._working.values():
+                job.cancelled.set()
+            self._wake_all()
         deadline_s = time.monotonic() + timeout_s
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline_s - time.monotonic()))
 
-    def wake(self) -> None:
-        """Something may be ready."""
-        with self._changed:
-            self._changed.notify_all()
+    def offer(self, entry: Entry, delay_s: float = 0.0) -> None:
+        """An entry is queued: it stands in line, from after `delay_s` on."""
+        now_s = self._clock.monotonic_s()
+        with self._lock:
+            job = self._working.get(entry.id)
+            if job is not None:
+                job.again_at_s = now_s + delay_s
+                return
+            self._put(entry, now_s + delay_s, now_s)
 
-    def cancel(self, entry_id: int) -> None:
+    def _put(self, entry: Entry, at_s: float, now_s: float) -> None:
+        lane = self._uploader.lane_of(entry.size_bytes)
+        self._turns.put(entry.id, entry.turn, lane, at_s, now_s)
+        self._changed[lane].notify()
+
+    def _wake_all(self) -> None:
+        for changed in self._changed.values():
+            changed.notify_all()
+
+    def withdraw(self, entry_id: int) -> None:
         """Let go of an entry; does not wait."""
-        with self._changed:
-            cancelled = self._working.get(entry_id)
-            if cancelled is not None:
-                cancelled.set()
+        with self._lock:
+            self._turns.drop(entry_id)
+            self._troubles.pop(entry_id, None)
+            job = self._working.get(entry_id)
+            if job is not None:
+                job.again_at_s = None
+                job.cancelled.set()
 
     def forgive(self) -> None:
         """Nothing has to wait for its next turn any more."""
-        with self._changed:
+        with self._lock:
             self._troubles.clear()
-            self._changed.notify_all()
+            self._turns.hurry()
+            self._wake_all()
 
     def last_error(self, entry_id: int) -> BaseException | None:
         """What made an entry fail."""
-        with self._changed:
+        with self._lock:
             trouble = self._troubles.get(entry_id)
             return trouble.error if trouble is not None else None
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if self._closing:
-                    return
-                taken = self._take()
-                if taken is None:
-                    self._changed.wait(self._pause_s())
-                    continue
-                entry, cancelled = taken
+    def _run(self, lane: Lane) -> None:
+        while (taken := self._next(lane)) is not None:
+            entry_id, job = taken
             try:
-                self._process(entry, cancelled)
-            except Exception as error:  # noqa: BLE001 - a thread that ends would upload nothing
-                _log.exception("%s: the upload broke", entry.path)
-                self._put_back(entry, error)
+                self._take(entry_id, job.cancelled)
+            except Exception:  # noqa: BLE001 - a thread that ends would upload nothing
+                _log.exception("an upload broke")
             finally:
-                with self._changed:
-                    self._working.pop(entry.id, None)
-                    self._changed.notify_all()
+                self._finish(entry_id, job)
 
-    def _take(self) -> tuple[Entry, threading.Event] | None:
-        now_s = self._clock.monotonic_s()
-        for entry in self._queue.candidates():
-            trouble = self._troubles.get(entry.id)
-            if entry.id in self._working or (trouble and trouble.again_at_s > now_s):
-                continue
-            cancelled = self._working[entry.id] = threading.Event()
-            return entry, cancelled
+    def _next(self, lane: Lane) -> tuple[int, _Job] | None:
+        """Wait for the next entry; None at the end."""
+        changed = self._changed[lane]
+        with self._lock:
+            while not self._closing:
+                now_s = self._clock.monotonic_s()
+                entry_id = self._turns.take(lane, now_s)
+                if entry_id is not None:
+                    job = self._working[entry_id] = _Job(threading.Event())
+                    changed.notify()  # perhaps there is one more, or a time to wait for
+                    return entry_id, job
+                next_s = self._turns.next_s(lane)
+                if next_s is None or self._timing[lane]:
+                    changed.wait()
+                    continue
+                self._timing[lane] = True
+                try:
+                    changed.wait(max(0.001, next_s - now_s))
+                finally:
+                    self._timing[lane] = False
         return None
 
-    def _pause_s(self) -> float | None:
-        now_s = self._clock.monotonic_s()
-        turns = [one.again_at_s - now_s for one in self._troubles.values()]
-        waits = [turn for turn in turns if turn > 0]
-        return max(0.01, min(waits)) if waits else None
+    def _finish(self, entry_id: int, job: _Job) -> None:
+        waiting = self._queue.waiting(entry_id)
+        with self._lock:
+            self._working.pop(entry_id, None)
+            if job.again_at_s is not None and waiting is not None:
+                self._put(waiting, job.again_at_s, self._clock.monotonic_s())
 
-    def _process(self, queued: Entry, cancelled: threading.Event) -> None:
-        entry: Entry | None = queued
-        work = self._queue.work(queued)
-        digest, size_bytes = queued.sha256, queued.size_bytes
-        if digest is None:
-            entry = self._queue.move(queued, State.HASHING)
-            if entry is None:
-                return
-            try:
-                digest, size_bytes = hash_file(work.path, cancelled)
-            except Cancelled:
-                self._queue.move(entry, State.QUEUED)
-                return
-            except OSError as error:
-                self._fail(entry, error)
-                return
-        assert entry is not None
-        entry = self._queue.move(entry, State.UPLOADING, sha256=digest)
+    def _take(self, entry_id: int, cancelled: threading.Event) -> None:
+        entry = self._queue.waiting(entry_id)
         if entry is None:
             return
-        work = self._queue.work(entry)
         try:
-            artifact = self._artifact(entry, work, digest, size_bytes, cancelled)
-        except Cancelled:
-            self._queue.move(entry, State.QUEUED)
-        except _PASSING as error:
-            self._put_back(entry, error)
-        except Refused as error:
-            if error.code == "sha256_mismatch" and self._times(entry.id) < MISMATCHES:
-                work.end()
-                self._put_back(entry, error)
-            else:
-                self._fail(entry, error)
-        except (ArtifactfsError, OSError) as error:
-            self._fail(entry, error)
-        else:
-            self._arrived(entry, work, artifact)
+            self._process(entry, cancelled)
+        except Exception as error:
+            broken = self._queue.waiting(entry_id)
+            if broken is not None:
+                self._put_back(broken, error)
+            raise
 
-    def _artifact(
-        self, entry: Entry, work: Work, digest: str, size_bytes: int, cancelled: threading.Event
-    ) -> Artifact:
+    def _process(self, queued: Entry, cancelled: threading.Event) -> None:
+        began_s = self._clock.monotonic_s()
+        hashed = self._hashed(queued, cancelled)
+        if hashed is None:
+            return
+        entry, digest = hashed
+        moved = self._queue.move(entry, State.UPLOADING, sha256=digest, tried=True)
+        if moved is None:
+            return
+        work = self._queue.work(moved)
+        try:
+            arrival = self._arrival(moved, work, digest, entry.tried, cancelled)
+        except Cancelled:
+            self._requeue(moved)
+        except _PASSING as error:
+            self._put_back(moved, error)
+        except Refused as error:
+            self._refused(moved, work, error, cancelled)
+        except (ArtifactfsError, OSError) as error:
+            self._fail(moved, error)
+        else:
+            with self._lock:
+                self._troubles.pop(entry.id, None)
+            took_s = self._clock.monotonic_s() - began_s
+            self._queue.arrived(moved, arrival, work.path, took_s)
+
+    def _hashed(self, queued: Entry, cancelled: threading.Event) -> tuple[Entry, str] | None:
+        """The entry, and the hash of its bytes; None if there is no more to do with it now."""
+        path = self._queue.work(queued).path
+        entry: Entry | None = queued
+        if queued.sha256 is None:
+            entry = self._queue.move(queued, State.HASHING)
+        if entry is None:
+            return None
+        try:
+            size_bytes = path.stat().st_size
+            if size_bytes != entry.size_bytes:
+                raise DropError(
+                    f"its file in the spool has {size_bytes} bytes, {entry.size_bytes} were closed"
+                )
+            return entry, entry.sha256 or self._hash(entry, path, cancelled)
+        except Cancelled:
+            self._requeue(entry)
+        except (OSError, DropError) as error:
+            self._fail(entry, error)
+        return None
+
+    def _hash(self, entry: Entry, path: Path, cancelled: threading.Event) -> str:
+        rolling = self._queue.hash_of(entry)
+        digest = None if rolling is None else rolling.finish(entry.size_bytes, cancelled)
+        return digest or hash_file(path, cancelled)[0]
+
+    def _arrival(
+        self, entry: Entry, work: Work, digest: str, tried: bool, cancelled: threading.Event
+    ) -> Arrival:
         known = self._known(digest)
-        if known is not None and known.filename == entry.path and known.status == "ready":
-            return known
-        may_exist = known is not None or self._times(entry.id) > 0
         name = entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        shipment = Shipment(work.path, name, digest, size_bytes, may_exist)
+        if known is not None and known.filename == name and known.status == "ready":
+            return Arrival(known, "listed")
+        may_exist = tried or known is not None
+        lane = self._uploader.lane_of(entry.size_bytes)
+        shipment = Shipment(work.path, name, digest, entry.size_bytes, lane, may_exist)
 
         def sent(count: int, total: int) -> None:
             self._queue.progress(entry.id, min(1.0, count / total) if total else 1.0)
 
-        return self._uploader.upload(shipment, work, cancelled, sent)
+        return self._uploader.upload(shipment, work, Watch(cancelled, sent))
 
-    def _arrived(self, entry: Entry, work: Work, artifact: Artifact) -> None:
-        try:
-            self._on_uploaded(artifact, work.path)
-        except Exception:  # noqa: BLE001 - it is on the service; the cache can fetch it
-            _log.exception("%s is uploaded but not in the cache", entry.path)
-        with self._changed:
-            self._troubles.pop(entry.id, None)
-        self._queue.move(
-            entry,
-            State.UPLOADED,
-            artifact_id=artifact.id,
-            uploaded_at=self._clock.now().timestamp(),
-        )
+    # What went wrong
+
+    def _refused(
+        self, entry: Entry, work: Work, error: Refused, cancelled: threading.Event
+    ) -> None:
+        if error.code not in _ASK_AGAIN:
+            self._fail(entry, error)
+            return
+        begun = work.multipart()
+        if error.code == "sha256_mismatch":
+            if begun is not None:
+                work.end(begun[0])
+            try:
+                digest, _ = hash_file(work.path, cancelled)
+            except (OSError, Cancelled):
+                digest = entry.sha256 or ""
+            if digest != entry.sha256:
+                changed = DropError(
+                    "its file in the spool is not any more what was closed",
+                    remedy="`artifactfs retry` uploads it as it is now",
+                )
+                self._fail(entry, changed, sha256=None)
+                return
+        if self._times(entry.id) < MOST_REFUSALS:
+            self._put_back(entry, error)
+        else:
+            self._fail(entry, error)
 
     def _times(self, entry_id: int) -> int:
-        with self._changed:
+        with self._lock:
             trouble = self._troubles.get(entry_id)
             return trouble.times if trouble is not None else 0
 
+    def _requeue(self, entry: Entry) -> None:
+        """Whoever has cancelled it offers it again, if it is to go again."""
+        queued = self._queue.move(entry, State.QUEUED)
+        if queued is not None and not self._closing:
+            self.offer(queued)
+
     def _put_back(self, entry: Entry, error: BaseException) -> None:
-        with self._changed:
+        with self._lock:
             trouble = self._troubles.setdefault(entry.id, _Trouble())
             trouble.times += 1
             pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(trouble.times - 1, 10))
-            trouble.again_at_s = self._clock.monotonic_s() + pause_s
             first = trouble.times == 1
         if first:
             _log.warning("%s is not uploaded yet, it is tried again: %s", entry.path, error)
-        self._queue.move(entry, State.QUEUED, error=str(error))
+        queued = entry
+        if entry.state is not State.QUEUED:
+            moved = self._queue.move(entry, State.QUEUED, error=str(error))
+            if moved is None:
+                return
+            queued = moved
+        self.offer(queued, pause_s)
 
-    def _fail(self, entry: Entry, error: BaseException) -> None:
-        with self._changed:
+    def _fail(self, entry: Entry, error: BaseException, **changes: Any) -> None:
+        with self._lock:
             self._troubles[entry.id] = _Trouble(error=error)
-        _log.error("%s is not uploaded: %s", entry.path, error)
-        self._queue.move(entry, State.FAILED, error=str(error))
+        if self._queue.move(entry, State.FAILED, error=str(error), **changes) is not None:
+            _log.error("%s is not uploaded: %s", entry.path, error)

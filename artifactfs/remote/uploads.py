@@ -18,6 +18,8 @@ from artifactfs.remote.bodies import Body, Progress, Sending
 from artifactfs.remote.session import MOST_ANSWER_BYTES, Session
 from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
 
+_LISTED = 1000
+
 
 def header_filename(filename: str) -> str:
     """A file name as a header value: Latin-1 as it is, else UTF-8 percent-encoded."""
@@ -61,6 +63,19 @@ class UploadsApi:
             deadline_s=0.0,
         )[0]
         return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
+
+    def find(self, sha256: str, size_bytes: int, filename: str) -> Artifact | None:
+        """The artifact of this content and name among the newest that are listed.
+
+        For services that cannot be asked by hash (`start_direct`) whether something has arrived.
+        """
+        document, _ = self._session.json("GET", "artifacts", params={"limit": str(_LISTED)})
+        page = wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
+        for artifact in wire.artifacts(page.entries):
+            found = artifact.sha256, artifact.size_bytes, artifact.filename, artifact.external_url
+            if found == (sha256, size_bytes, filename, None):
+                return artifact
+        return None
 
     def start_direct(self, sha256: str, size_bytes: int, filename: str) -> DirectTicket | Artifact:
         """POST /artifacts/direct: where to PUT, or the artifact if the bytes are there."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ class Control:
 
     def status(self) -> bytes:
         """``status.json``."""
-        facts = {"version": __version__, **self._facts()}
+        facts = {"version": __version__, **self._facts(), "spool": str(self._outbox.directory)}
         return _as_json(
             {
                 **facts,
@@ -125,13 +124,14 @@ class Control:
         return {**statistics, "space_total_bytes": total_bytes, "space_free_bytes": free_bytes}
 
     def _uploads(self) -> dict[str, int]:
-        pending_files, pending_bytes = self._outbox.pending()
-        states = Counter(str(one.state) for one in self._outbox.entries())
+        tally = self._outbox.tally()
+        states = {str(state): count for state, count in tally.states.items()}
         return {
-            "pending_files": pending_files,
-            "pending_bytes": pending_bytes,
-            "failed": states["failed"],
-            "interrupted": states["interrupted"],
+            "pending_files": tally.pending_files,
+            "pending_bytes": tally.pending_bytes,
+            "sent_bytes": tally.sent_bytes,
+            "failed": states.get("failed", 0),
+            "interrupted": states.get("interrupted", 0),
         }
 
 

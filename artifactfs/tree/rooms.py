@@ -6,7 +6,8 @@ checker compares them with what stands here. Tests hand in small ones of their o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
 from artifactfs.artifact import Artifact
@@ -100,8 +101,24 @@ class OpenFile(Protocol):
     def release(self) -> None: ...
 
 
+class Tally(Protocol):
+    """How many entries are in each state, and what is on its way."""
+
+    @property
+    def states(self) -> Mapping[Any, int]: ...
+    @property
+    def pending_files(self) -> int: ...
+    @property
+    def pending_bytes(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+
+
 class Outbox(Protocol):
-    """The outbox. `find`, `children`, `entries`, `pending` and `version` answer at once."""
+    """The outbox. `find`, `children`, `entries`, `tally` and `version` answer at once."""
+
+    @property
+    def directory(self) -> Path: ...
 
     @property
     def version(self) -> int: ...
@@ -127,7 +144,7 @@ class Outbox(Protocol):
     ) -> Sequence[Entry]: ...
     def retry(self, path: str | None = None, /) -> int: ...
     def entries(self) -> Sequence[Entry]: ...
-    def pending(self) -> tuple[int, int]: ...
+    def tally(self) -> Tally: ...
 
 
 def is_file(found: Entry | Folder) -> TypeGuard[Entry]:

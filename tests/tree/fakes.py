@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from artifactfs.artifact import Artifact
@@ -149,11 +151,20 @@ def fail(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
+@dataclass
+class Tally:
+    states: Counter[str]
+    pending_files: int
+    pending_bytes: int
+    sent_bytes: int
+
+
 class FakeOutbox:
     """Files and folders by path; an open file goes by its entry's id."""
 
     def __init__(self) -> None:
         self.version = 0
+        self.directory = Path("/spool/0")
         self.found: dict[str, DropEntry | DropFolder] = {"": DropFolder(0, "")}
         self.data: dict[int, bytearray] = {}
         self.removed: dict[int, DropEntry] = {}
@@ -247,9 +258,14 @@ class FakeOutbox:
     def entries(self) -> list[DropEntry]:
         return [one for one in self.found.values() if isinstance(one, DropEntry)]
 
-    def pending(self) -> tuple[int, int]:
+    def tally(self) -> Tally:
         waiting = [one for one in self.entries() if one.state in ("queued", "uploading")]
-        return len(waiting), sum(one.size_bytes for one in waiting)
+        return Tally(
+            Counter(str(one.state) for one in self.entries()),
+            len(waiting),
+            sum(one.size_bytes for one in waiting),
+            sum(int(one.size_bytes * one.progress) for one in waiting),
+        )
 
 
 class FakeOpenFile:

@@ -68,6 +68,7 @@ def test_status_says_what_a_mount_is_and_does(world: World) -> None:
     assert status["uploads"] == {
         "pending_files": 0,
         "pending_bytes": 0,
+        "sent_bytes": 0,
         "failed": 0,
         "interrupted": 0,
     }

@@ -1,0 +1,326 @@
+"""Where files of the outbox are opened, closed and removed.
+
+Each entry that somebody has open has one `Spooled`, whoever opens it. The desk knows them, hands
+entries to the worker when their last writer has gone, and takes them back when they are changed,
+renamed or removed.
+
+After the last close an entry is left in peace for a moment (`QUIET_S`) before it is uploaded: a
+program that writes under one name and renames at once, or makes a file only to see whether it can,
+has done so by then, and its file is uploaded once, under its name, or never.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol
+
+from artifactfs.drop.book import Book, refuse
+from artifactfs.drop.files import OpenFile, Spooled
+from artifactfs.drop.folders import Folders
+from artifactfs.drop.hashing import KeptHashes
+from artifactfs.drop.names import checked, parent_of
+from artifactfs.drop.spool import Slot
+from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.errors import ArtifactfsError, DropError
+
+QUIET_S = 0.1
+
+_log = logging.getLogger(__name__)
+
+
+class Line(Protocol):
+    """The worker, as the desk sees it."""
+
+    def offer(self, entry: Entry, delay_s: float = 0.0) -> None: ...
+    def withdraw(self, entry_id: int) -> None: ...
+
+
+class Desk:
+    """Opens and closes. `_open` is guarded by the book's `changing`.
+
+    Whoever holds a file's own lock may take `changing`, never the other way round.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        folders: Folders,
+        line: Line,
+        hashes: KeptHashes,
+        *,
+        followers: Executor,
+        settle: Callable[[int], None],
+        was_killed: Callable[[int], bool],
+        quiet_s: float,
+        sync: bool,
+    ) -> None:
+        self._book = book
+        self._folders = folders
+        self._line = line
+        self._hashes = hashes
+        self.followers = followers
+        self.settle = settle
+        self.was_killed = was_killed
+        self.waits_at_close = sync
+        self._quiet_s = quiet_s
+        self._open: dict[int, Spooled] = {}
+
+    # Opening
+
+    def create(self, path: str, mode: int, *, exclusive: bool) -> OpenFile:
+        """Make and open a file. Raises `OSError` as a local file system does."""
+        checked(path)
+        book = self._book
+        with book.changing:
+            book.folder(parent_of(path))
+            found = book.view.find(path)
+            if isinstance(found, Folder):
+                refuse(errno.EISDIR)
+            if found is None:
+                file = self._create(path, mode)
+            elif exclusive:
+                refuse(errno.EEXIST)
+        if found is not None:
+            return self.open(path, os.O_RDWR | os.O_TRUNC)
+        book.told(path)
+        return file
+
+    def _create(self, path: str, mode: int) -> OpenFile:
+        book = self._book
+        if book.has_ended:
+            raise DropError("the mount has ended", remedy="mount again")
+        book.space.reserve(0)
+        now_ns = time.time_ns()
+        entry = Entry(
+            0, path, State.WRITING, 0, mode & 0o7777, now_ns, now_ns, file=Slot.new_file()
+        )
+        spooled = Spooled(self, entry, book.slot.path(entry.file), fresh=True)
+        try:
+            book.slot.remember_path(entry.file, path)
+            spooled.entry = entry = book.add(entry)
+        except BaseException:
+            spooled.close()
+            book.slot.path(entry.file).unlink(missing_ok=True)
+            raise
+        self._open[entry.id] = spooled
+        book.view.set_live(entry.id, spooled)
+        self._folders.use(path)
+        return OpenFile(self, spooled, os.O_RDWR).opened()
+
+    def open(self, path: str, flags: int) -> OpenFile:
+        """Open a file that is there. `flags` are those of open(2)."""
+        book = self._book
+        with book.changing:
+            entry = book.entry(path)
+            spooled = self._open.get(entry.id)
+            if spooled is None:
+                spooled = Spooled(self, entry, book.slot.path(entry.file), fresh=False)
+                self._open[entry.id] = spooled
+                book.view.set_live(entry.id, spooled)
+            file = OpenFile(self, spooled, flags).opened()
+        if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR):
+            try:
+                file.truncate(0)
+            except BaseException:
+                file.release()
+                raise
+        return file
+
+    # What open files ask for
+
+    def reserve(self, size_bytes: int) -> None:
+        """Room for that many more bytes, or fewer. Raises `SpoolFull`."""
+        self._book.space.reserve(size_bytes)
+
+    def current(self, entry_id: int) -> Entry | None:
+        """The entry as it is now, if it has a name."""
+        return self._book.view.by_id(entry_id)
+
+    def begin_writing(self, entry_id: int) -> Entry:
+        """An entry is changed: older work on it does not count any more."""
+        book = self._book
+        with book.changing:
+            self._line.withdraw(entry_id)
+            self._hashes.drop(entry_id)
+            row = book.view.stored(entry_id)
+            if row is None:
+                return self._open[entry_id].entry
+            changed = book.move(
+                row,
+                State.WRITING,
+                generation=row.generation + 1,
+                closed=False,
+                tried=False,
+                sha256=None,
+                error=None,
+                artifact_id=None,
+            )
+            if changed is None:
+                raise DropError("the mount has ended", remedy="mount again")
+            book.view.set_progress(entry_id, None)
+        book.told(changed.path)
+        return changed
+
+    def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None:
+        """The bytes are on the disk: have the name and the row there, too."""
+        book = self._book
+        with book.changing:
+            row = book.view.stored(shown.id)
+            if row is None or row.state not in (State.WRITING, State.INTERRUPTED):
+                return
+            if book.has_ended:
+                raise DropError("the mount has ended", remedy="mount again")
+            book.move(
+                row,
+                State.INTERRUPTED if why_not else State.WRITING,
+                closed=why_not is None,
+                turn=book.next_turn(),
+                size_bytes=shown.size_bytes,
+                mtime_ns=shown.mtime_ns,
+                sha256=shown.sha256,
+                error=why_not,
+            )
+        if fresh:
+            book.slot.names_reach_disk()
+        book.settle_rows()
+        if why_not:
+            _log.warning("%s is not uploaded: %s", row.path, why_not)
+            book.told(row.path)
+
+    def released(self, spooled: Spooled) -> None:
+        """A writer is gone: after the last one, what was closed is queued. Never fails."""
+        try:
+            resting = spooled.rest()
+        except (OSError, ArtifactfsError):
+            _log.exception("%s could not be brought to the disk", spooled.entry.path)
+            return
+        book = self._book
+        with book.changing:
+            row = book.view.stored(spooled.entry.id)
+            if row is None or row.state is not State.WRITING or not row.closed:
+                if resting is not None:
+                    resting.close()
+                return
+            if spooled.writers and not self.waits_at_close:
+                return
+            if resting is not None and row.sha256 is None:
+                self._hashes.keep(row.id, row.generation, resting)
+            queued = book.move(row, State.QUEUED)
+            if queued is None:
+                return
+            self._offer(queued)
+        book.told(queued.path)
+
+    def _offer(self, entry: Entry) -> None:
+        if entry.state is State.QUEUED and not entry.waits_for_name:
+            self._line.offer(entry, self._quiet_s)
+
+    def let_go(self, spooled: Spooled) -> None:
+        """An opening is over; after the last one the file is closed, and goes if it has no name."""
+        book = self._book
+        with book.changing:
+            if spooled.opens:
+                return
+            entry = spooled.entry
+            self._open.pop(entry.id, None)
+            book.view.set_live(entry.id, None)
+            spooled.close()
+            if not book.has_ended and book.view.stored(entry.id) is None:
+                book.discard([dataclasses.replace(entry, size_bytes=spooled.size_bytes)])
+
+    # Names and times
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; what is not uploaded yet is withdrawn."""
+        book = self._book
+        with book.changing:
+            entry = book.entry(path)
+            self.stop(entry.id)
+            book.take_names([entry])
+            self.discard_if_closed(entry)
+        book.told(path)
+        book.settle_rows()
+
+    def leave(self, entry_ids: list[int]) -> None:
+        """Uploaded entries have been here for long enough."""
+        book = self._book
+        with book.changing:
+            found = [book.view.stored(entry_id) for entry_id in entry_ids]
+            gone = [
+                entry
+                for entry in found
+                if entry is not None
+                and entry.state is State.UPLOADED
+                and entry.id not in self._open
+            ]
+            with book.journal.together():
+                book.take_names(gone)
+                book.discard(gone)
+        for entry in gone:
+            book.told(entry.path)
+
+    def withdraw(self, entry_id: int) -> None:
+        """Nobody uploads an entry under its present name any more. `changing` is held."""
+        self._line.withdraw(entry_id)
+
+    def stop(self, entry_id: int) -> None:
+        """Nobody uploads an entry any more. `changing` is held."""
+        self._line.withdraw(entry_id)
+        self._hashes.drop(entry_id)
+
+    def discard_if_closed(self, entry: Entry) -> None:
+        """The file of an entry that has lost its name goes, unless somebody has it open.
+
+        `changing` is held.
+        """
+        if entry.id not in self._open:
+            self._book.discard([entry])
+
+    def renamed(self, entry: Entry) -> None:
+        """An entry has another name now. `changing` is held."""
+        spooled = self._open.get(entry.id)
+        if spooled is not None:
+            spooled.entry = dataclasses.replace(
+                spooled.entry, path=entry.path, state=entry.state, generation=entry.generation
+            )
+        self._offer(entry)
+
+    def change(
+        self, path: str, *, mode: int | None, mtime_ns: int | None, size_bytes: int | None
+    ) -> None:
+        """chmod(2), utimens(2), truncate(2) by path."""
+        if size_bytes is not None:
+            file = self.open(path, os.O_WRONLY)
+            try:
+                file.truncate(size_bytes)
+                file.flush(0)
+            finally:
+                file.release()
+        if mode is None and mtime_ns is None:
+            return
+        book = self._book
+        with book.changing:
+            found = book.view.find(path)
+            if found is None:
+                refuse(errno.ENOENT)
+            changed = dataclasses.replace(
+                found,
+                mode=found.mode if mode is None else mode & 0o7777,
+                mtime_ns=found.mtime_ns if mtime_ns is None else mtime_ns,
+                ctime_ns=time.time_ns(),
+            )
+            if isinstance(changed, Folder):
+                if changed.path:
+                    book.journal.save_folder(changed)
+                    book.view.put_folder(changed)
+                return
+            spooled = self._open.get(changed.id)
+            if spooled is not None and mtime_ns is not None:
+                spooled.set_mtime(mtime_ns)
+            book.set_times(changed)

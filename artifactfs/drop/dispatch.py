@@ -1,0 +1,78 @@
+"""Between the workers and the book: what they may know of it, and what becomes of arrivals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from artifactfs.artifact import Artifact
+from artifactfs.clock import Clock
+from artifactfs.drop.audit import AuditLog
+from artifactfs.drop.book import Book
+from artifactfs.drop.hashing import KeptHashes, RollingHash
+from artifactfs.drop.states import Entry, State
+from artifactfs.drop.uploader import Arrival
+from artifactfs.drop.worker import Work
+
+_log = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """The workers' `Queue`. Stateless: all state is the book's."""
+
+    def __init__(
+        self,
+        book: Book,
+        hashes: KeptHashes,
+        on_uploaded: Callable[[Artifact, Path], None],
+        audit: AuditLog | None,
+        clock: Clock,
+    ) -> None:
+        self._book = book
+        self._hashes = hashes
+        self._on_uploaded = on_uploaded
+        self._audit = audit
+        self._clock = clock
+
+    def waiting(self, entry_id: int) -> Entry | None:
+        """The entry, if it is queued and may go."""
+        entry = self._book.view.stored(entry_id)
+        if entry is None or entry.state is not State.QUEUED or entry.waits_for_name:
+            return None
+        return entry
+
+    def move(self, entry: Entry, state: State, **changes: Any) -> Entry | None:
+        """Move an entry if it is still as `entry` says; how it is now, or None if it was not."""
+        moved = self._book.move(entry, state, **changes)
+        if moved is not None:
+            self._book.view.set_progress(entry.id, 1.0 if state is State.UPLOADED else None)
+            self._book.told(moved.path)
+        return moved
+
+    def work(self, entry: Entry) -> Work:
+        """What a worker needs of an entry: its file and its rows."""
+        return Work(entry, self._book.slot.path(entry.file), self._book.journal)
+
+    def hash_of(self, entry: Entry) -> RollingHash | None:
+        """What was hashed of an entry while it was written, to be carried on."""
+        return self._hashes.take(entry.id, entry.generation)
+
+    def progress(self, entry_id: int, part: float) -> None:
+        """How much of an entry has been sent, from 0 to 1."""
+        self._book.view.set_progress(entry_id, part)
+
+    def arrived(self, entry: Entry, arrival: Arrival, path: Path, took_s: float) -> None:
+        """An entry is on the service: in the cache, in the records, and then `uploaded`."""
+        artifact = arrival.artifact
+        try:
+            self._on_uploaded(artifact, path)
+        except Exception:  # noqa: BLE001 - it is on the service; the cache can fetch it
+            _log.exception("%s is uploaded but not in the cache", entry.path)
+        now = self._clock.now()
+        if self._audit is not None:
+            self._audit.note(entry, artifact.id, arrival.how, now, took_s)
+        self.move(
+            entry, State.UPLOADED, artifact_id=artifact.id, uploaded_at=now.timestamp(), error=None
+        )
