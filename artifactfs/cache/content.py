@@ -15,6 +15,9 @@ grains are whole and lets the readers go whose last grain it was. Readers never 
 a flight. What the disk does not take is kept in memory for a while, so that reading goes on
 uncached. The whole is hashed behind the bytes as they come (``verifier``).
 
+A file that is larger than all the cache may hold gives back what was used least recently while it
+is open (`punch`): a hole in the file, and its grains are absent again.
+
 Other mounts may use the same files. Before a flight begins it is reserved (`reserve`), and what
 another mount has fetched meanwhile is taken over instead (``sidecar``).
 """
@@ -27,6 +30,7 @@ import logging
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,11 +53,14 @@ from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.window import Window
 from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
+from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
 from artifactfs.spans import Span
 
 Done = Callable[[BaseException | None], None]
 
 MOST_ATTEMPTS = 2
+STRETCH_BYTES = 4 << 20
+SPARED_S = 5
 LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
@@ -162,6 +169,8 @@ class Shared:
         self._sidecar: Sidecar | None = None
         self._generation: int | None = None
         self._users = 0
+        self._is_passed_through = False
+        self._used_s = array("Q", bytes(8 * -(-size_bytes // STRETCH_BYTES)))
         self._told_of_disk = False
 
     # The file
@@ -196,7 +205,7 @@ class Shared:
         sidecar = Sidecar(self.place.sidecar, self.size_bytes)
         try:
             if not has_its_size:
-                sidecar.forget(0, len(self.table.flags))
+                sidecar.renew()
                 os.ftruncate(self._descriptor, self.size_bytes)
             flags = sidecar.flags()
         except BaseException:
@@ -222,6 +231,71 @@ class Shared:
             known[start:stop] = bytes(stop - start)
         for start, stop in list(runs(known, ABSENT, 0, len(flags))):
             known[start:stop] = flags[start:stop]
+
+    def pass_through(self) -> int | None:
+        """The descriptor, for the kernel to read by itself, if every byte is here and right."""
+        with self.lock:
+            if not self.checked_whole or not self.table.on_disk or self._descriptor < 0:
+                return None
+            self._is_passed_through = True
+            return self._descriptor
+
+    def closed_everywhere(self) -> None:
+        """The last opening is over, and so is the kernel's reading."""
+        with self.lock:
+            self._is_passed_through = False
+
+    def punch(self, wanted_bytes: int) -> int:
+        """Give back disk space, least recently used first; how many bytes.
+
+        Not of what the kernel reads by itself, nor while another mount has the file open: there
+        nobody would know that the bytes have gone.
+        """
+        descriptor, sidecar = self._descriptor, self._sidecar
+        if descriptor < 0 or sidecar is None:
+            return 0
+        freed_bytes = 0
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for first, stop in self._give_up(wanted_bytes):
+                span = span_of(first, stop, self.size_bytes)
+                sidecar.forget(first, stop)
+                fallocate(descriptor, PUNCH_HOLE | KEEP_SIZE, span.start, len(span))
+                freed_bytes += len(span)
+        except OSError as error:
+            _log.debug("no holes in %s: %s", self.artifact.id, error.strerror)
+        finally:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return freed_bytes
+
+    def _give_up(self, wanted_bytes: int) -> list[tuple[int, int]]:
+        """Make grains absent; which. Readers that looked before see it by the epoch."""
+        each = STRETCH_BYTES // GRAIN_BYTES
+        spared_from_s = int(time.monotonic()) - SPARED_S
+        gone: list[tuple[int, int]] = []
+        with self.lock:
+            if self._is_passed_through:
+                return []
+            flags = self.table.flags
+            for stretch in sorted(range(len(self._used_s)), key=self._used_s.__getitem__):
+                if wanted_bytes <= 0 or self._used_s[stretch] >= spared_from_s:
+                    break
+                first, stop = stretch * each, min((stretch + 1) * each, len(flags))
+                if any(self._claims[first:stop]) or any(
+                    waiter.first < stop and first < waiter.stop for waiter in self._waiters
+                ):
+                    continue
+                for flag in (STORED, CHECKED):
+                    for start, end in list(runs(flags, flag, first, stop)):
+                        flags[start:end] = bytes(end - start)
+                        gone.append((start, end))
+                        wanted_bytes -= (end - start) * GRAIN_BYTES
+            if gone:
+                self.table.verified = self.checked_whole = False
+                self.epoch += 1
+                self.unsaved = True
+        return gone
 
     def _clear(self) -> None:
         """Nothing is here from now on. `lock` is held."""
@@ -310,6 +384,7 @@ class Shared:
             return None
         if epoch != self.epoch:
             return None  # grains were given up meanwhile, perhaps these
+        self._used_s[start // STRETCH_BYTES] = int(time.monotonic())
         self._counters.read_bytes += len(data)
         return data
 
@@ -462,6 +537,7 @@ class Shared:
             self._write_down(lambda: sidecar.record(first, sums))
         state = CHECKED if kept is None else IN_MEMORY
         stop = first + len(sums)
+        self._used_s[first * GRAIN_BYTES // STRETCH_BYTES] = int(time.monotonic())
         with self.lock:
             flags = self.table.flags
             if flags.count(CHECKED, first, stop) == 0:
@@ -596,8 +672,11 @@ class Shared:
             return False
         if self.table.stored_whole:
             return True
-        position = self.following.position if self.following is not None else 0
-        return self.table.flags[position // GRAIN_BYTES] == CHECKED
+        following = self.following
+        begun = following is not None and following.epoch == self.epoch
+        position = following.position if following is not None and begun else 0
+        first = position // GRAIN_BYTES
+        return self.table.flags[first : first + 1] == bytes([CHECKED])
 
     def hashable(self, position: int, most_bytes: int) -> int:
         """Up to where the bytes from `position` on, a grain's start, can be hashed now."""
@@ -685,10 +764,7 @@ class Content:
 
     def backing_fd(self) -> int | None:
         """The file's descriptor if it is whole and verified; valid until `close`."""
-        shared = self._shared
-        if shared.checked_whole and shared.table.on_disk and shared.descriptor >= 0:
-            return shared.descriptor
-        return None
+        return self._shared.pass_through()
 
     def close(self) -> None:
         """This opening is over."""

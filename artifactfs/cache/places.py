@@ -7,13 +7,15 @@
 
 A content whose SHA-256 is known is the same whichever service listed it, so services share it. An
 id is one service's own, and opaque: it becomes a file name as a digest. Directories are 0700, files
-0600. A cache of another version lies in another directory beside and is never misread.
+0600. A cache of another version lies in another directory beside and is never misread: that of an
+older one is removed, because nobody would ever read it, that of a newer one is left alone.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,13 @@ class Places:
             probe.write_bytes(bytes(4096))
         finally:
             probe.unlink(missing_ok=True)
+
+    def remove_older(self) -> None:
+        """Remove what older versions have left. Takes as long as there is much of it."""
+        for other in _scan(str(self.root.parent)):
+            number = other.name.removeprefix("v")
+            if number.isdecimal() and int(number) < int(VERSION.removeprefix("v")):
+                shutil.rmtree(other.path, ignore_errors=True)
 
     def of(self, artifact: Artifact) -> Place:
         """Where the artifact's content lies, or would."""

@@ -76,15 +76,19 @@ class Sidecar:
         try:
             found = _read_header(os.pread(self._descriptor, HEADER_BYTES, 0))
             if found is None or found[0] != size_bytes:
-                os.ftruncate(self._descriptor, 0)
-                self.generation = secrets.randbits(64)
-                self.is_verified = False
-                self.describe(0, verified=False)
+                self.renew()
             else:
                 _, self.is_verified, _, self.generation = found
         except BaseException:
             os.close(self._descriptor)
             raise
+
+    def renew(self) -> None:
+        """Begin anew: no grain is here, and nobody's knowledge of it holds. Raises `OSError`."""
+        os.ftruncate(self._descriptor, 0)
+        self.generation = secrets.randbits(64)
+        self.is_verified = False
+        self.describe(0, verified=False)
 
     def describe(self, cached_bytes: int, *, verified: bool) -> None:
         """Write the header, with what may be known of the content without opening it."""

@@ -2,7 +2,9 @@
 
 Everyone who reads opens a content here and closes it again. While it is open somewhere, there is
 one `Shared` for it (`_open`); afterwards its state stays in a bounded LRU for a while (`_known`),
-so that opening it again neither reads the sidecar nor checks grains a second time. What ``ls -ls``
+so that opening it again checks no grain a second time. A content that twice did not have its
+SHA-256 is refused for ten minutes (`_refused`), so that a broken one is not downloaded again and
+again. What ``ls -ls``
 wants to know of contents that are not open comes from their sidecars' first bytes, remembered for
 some seconds.
 
@@ -50,6 +52,8 @@ MEMORY_BYTES = 64 << 20
 USAGES = 1 << 17
 WHOLE_PIECE_BYTES = 1 << 18
 USAGE_S = 30.0
+REFUSED = 4096
+REFUSED_S = 600.0
 KEEP_S = 1.0
 FIRST_SURVEY_S = 5.0
 _JOIN_S = 5.0
@@ -137,7 +141,10 @@ def _table_bytes(shared: Shared) -> int:
 
 
 class Store:
-    """The cache directory of one mount. `_lock` guards `_open`, `_known` and `_usages`; no I/O."""
+    """The cache directory of one mount.
+
+    `_lock` guards `_open`, `_known`, `_usages` and `_refused`; no I/O while it is held.
+    """
 
     def __init__(
         self,
@@ -165,6 +172,7 @@ class Store:
         self._open: dict[str, Shared] = {}
         self._known: LRUCache[str, Shared] = LRUCache(KNOWN_BYTES, _table_bytes)
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
+        self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
         self._surveyed_bytes = 0
         self._fetched_at_survey = 0
         self._ended = threading.Event()
@@ -202,6 +210,9 @@ class Store:
         """
         place = self._places.of(artifact)
         with self._lock:
+            refused = self._refused.get(place.key)
+            if refused is not None:
+                raise refused
             shared = self._open.get(place.key)
             if shared is not None and self._fits(shared, artifact):
                 shared.opens += 1
@@ -255,7 +266,10 @@ class Store:
             if last:
                 self._open.pop(shared.place.key, None)
                 shared.cancelled.set()
+                if shared.failed is not None:
+                    self._refused[shared.place.key] = shared.failed
         if last:
+            shared.closed_everywhere()
             shared.save()
             usage = Usage(shared.table.cached_bytes, shared.size_bytes, shared.table.verified)
             with self._lock:
@@ -317,9 +331,9 @@ class Store:
             return Usage(table.cached_bytes, shared.size_bytes, table.verified)
         if known is None:
             header = self._header(place)
-            known = Usage(0, artifact.size_bytes, False)
-            if header is not None:
-                known = Usage(header[1], header[0], header[2])
+            if header is None:
+                return Usage(0, artifact.size_bytes, False)
+            known = Usage(header[1], header[0], header[2])
             with self._lock:
                 self._usages[place.key] = known
         return known
@@ -544,6 +558,16 @@ class Store:
         found = list(evict.survey(self._places))
         self._surveyed_bytes = sum(one.disk_bytes for one in found)
         self._fetched_at_survey = fetched_bytes
+        self._places.remove_older()
         excess = evict.excess_bytes(self._surveyed_bytes, self._free_bytes(), self._budget)
         if excess:
-            self._remove(evict.choose(found, excess, self._in_use))
+            excess -= self._remove(evict.choose(found, excess, self._in_use))
+            for shared in self._all_open():
+                if excess > 0:
+                    excess -= self._punch(shared, excess)
+
+    def _punch(self, shared: Shared, wanted_bytes: int) -> int:
+        freed_bytes = shared.punch(wanted_bytes)
+        self._counters.evicted_bytes += freed_bytes
+        self._surveyed_bytes = max(0, self._surveyed_bytes - freed_bytes)
+        return freed_bytes

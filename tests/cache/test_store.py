@@ -375,6 +375,67 @@ def test_what_another_mount_has_removed_and_partly_fetched_again_is_not_taken_fo
     assert source.delivered_bytes > before
 
 
+def test_a_file_larger_than_the_cache_gives_back_what_was_read_before(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.content.SPARED_S", -1)
+    data = random.Random(2).randbytes(24 << 20)
+    source = Source(data, 1 << 20)
+    store = cache.over(source, size_bytes=8 << 20)
+    artifact = artifact_of(data)
+    content = store.open(artifact)
+    for start in range(0, len(data), 1 << 20):
+        assert content.read(start, start + (1 << 20)) == data[start : start + (1 << 20)]
+    file = cache.file(artifact)
+    eventually(lambda: file.stat().st_blocks * 512 <= 9 << 20, 20)
+    eventually(lambda: store.statistics().evicted_bytes > 0)
+    for start in range(0, len(data), 1 << 20):
+        assert content.read(start, start + (1 << 20)) == data[start : start + (1 << 20)]
+    content.close()
+
+
+def test_what_the_kernel_reads_by_itself_is_not_given_back(cache: Cache) -> None:
+    store = cache.over(Source(DATA), size_bytes=1 << 20)
+    content = store.open(artifact_of(DATA))
+    content.read(0, len(DATA))
+    eventually(lambda: content.backing_fd() is not None)
+    before = store.statistics().evicted_bytes
+    other = store.open(artifact_of(DATA))
+    time.sleep(2.5)  # the keeper looks each second
+    assert store.statistics().evicted_bytes == before
+    assert cache.file(artifact_of(DATA)).read_bytes() == DATA
+    other.close()
+    content.close()
+
+
+def test_a_content_that_stayed_wrong_is_not_downloaded_again_for_a_while(cache: Cache) -> None:
+    source = Source(DATA)
+    source.fault = lambda offset, piece: bytes(len(piece))
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    with pytest.raises(ContentMismatch):
+        while True:
+            content.read(0, len(DATA))
+    content.close()
+    before = len(source.requests)
+    with pytest.raises(ContentMismatch):
+        store.open(artifact_of(DATA))
+    assert len(source.requests) == before
+
+
+def test_the_cache_of_an_older_version_is_removed_and_of_a_newer_one_left_alone(
+    cache: Cache,
+) -> None:
+    for name in ("v1", "v99", "mine"):
+        (cache.directory / name).mkdir(parents=True)
+        (cache.directory / name / "file").write_text("x")
+    store = cache.over(Source(DATA), size_bytes=1 << 20)
+    read_all(store, artifact_of(DATA))
+    eventually(lambda: not (cache.directory / "v1").exists(), 10)
+    assert (cache.directory / "v99" / "file").exists()
+    assert (cache.directory / "mine" / "file").exists()
+
+
 def test_nobody_else_can_look_into_the_cache(cache: Cache) -> None:
     store = cache.over(Source(DATA))
     read_all(store, artifact_of(DATA))
