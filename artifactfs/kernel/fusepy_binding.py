@@ -171,9 +171,13 @@ class FusepyBinding:
             self._events.put(_Event.ENDED)
 
     def _wants_to_stop(self) -> bool:
-        if not self._library.interrupted():
-            return False
-        return wish_of(self._library.caller_pid()) is not Wish.GO_ON
+        """Whether the caller of the request under way does.
+
+        Reads for the page cache are not interrupted by a signal that has a handler (``calls`` says
+        more), so its signals are looked at in any case.
+        """
+        wish = wish_of(self._library.caller_pid())
+        return wish is Wish.STOP or (wish is Wish.UNKNOWN and self._library.interrupted())
 
     def _on_init(self) -> None:
         with self._session_lock:

@@ -5,6 +5,11 @@ while the disk is slow (`crew`). Where bytes are missing, it leaves a request wi
 (`Handle.request`) and goes on; the thread that brings the bytes answers. So a thousand stuck
 readers cost no thread. Handles that know no requests are read on a pool's thread.
 
+Replies are written from memory, not spliced from the cache's file: splicing 512 KiB at a time gave
+3.8 to 4.1 GB/s, pread and writev 4.2, the source being in the page cache (Linux 6.18, 2 cores). And
+a pipe that takes a whole reply of 1 MiB needs CAP_SYS_RESOURCE, which those who have no passthrough
+lack as well.
+
 **A write** is carried out from the message's own memory, nothing is copied: a small one by the
 reading thread (`crew`), a large one by the spool's pool while the reading thread goes on with
 another buffer.

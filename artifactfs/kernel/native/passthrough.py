@@ -13,6 +13,12 @@ has it open; and one on passthrough stays there with one id, whatever is evicted
 kernel holds the file itself, so an unlinked one remains readable). The kernel leaves the mode
 before it sends RELEASE, so what we count is never below what it counts.
 
+**What is not cached is not fetched whole at the open for this.** Measured over loopback, to open
+and read an uncached file takes 2.2 ms for 64 KiB, 2.6 for 256 KiB, 3.9 for 1 MiB; the open is 0.8
+of it and the download nearly all the rest. What passthrough could save is the driver's answer, a
+quarter of a millisecond for 1 MiB (4 GB/s); and whoever opens files only for their first bytes
+would pay for the whole of each.
+
 It needs Linux 6.9, CAP_SYS_ADMIN in the first user namespace, and a cache directory on a file
 system that is not itself stacked too deep. `reason` says in words why it is not in use.
 """
