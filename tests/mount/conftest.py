@@ -222,16 +222,28 @@ def binding(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def user(tmp_path: Path, controller: LocalController, binding: str) -> Iterator[UserMount]:
-    """A user whose mount is not made yet."""
-    home = tmp_path / "user"
+@contextlib.contextmanager
+def _user(home: Path, controller: LocalController, binding: str) -> Iterator[UserMount]:
     home.mkdir()
     mount = UserMount(home, controller.url, controller.token, binding)
     try:
         yield mount
     finally:
         _force_away(mount)
+
+
+@pytest.fixture
+def user(tmp_path: Path, controller: LocalController, binding: str) -> Iterator[UserMount]:
+    """A user whose mount is not made yet."""
+    with _user(tmp_path / "user", controller, binding) as mount:
+        yield mount
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path, controller: LocalController, binding: str) -> Iterator[UserMount]:
+    """Another user of the same machine and service, whose mount is not made yet either."""
+    with _user(tmp_path / "neighbour", controller, binding) as mount:
+        yield mount
 
 
 @pytest.fixture
