@@ -27,7 +27,7 @@ from collections import deque
 from artifactfs.cache.content import Following, Shared
 from artifactfs.cache.grains import GRAIN_BYTES
 
-HASH_BYTES = 1 << 20
+HASH_BYTES = 1 << 18
 TURN_BYTES = 16 << 20
 _JOIN_S = 5.0
 
