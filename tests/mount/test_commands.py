@@ -114,18 +114,52 @@ def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
     user.command("unpin", path)
 
 
-def test_cache_stats_verify_and_clear(mounted: UserMount, service: ServiceClient) -> None:
-    service.upload("x.bin", os.urandom(500_000))
+def test_cache_shows_what_is_there_and_clears_it(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    data = os.urandom(500_000)
+    for name in ("x.bin", "y.bin"):
+        service.upload(name, data)
+    service.upload("part.bin", os.urandom(50_000_000))
     (mounted.path / "artifacts" / "x.bin").read_bytes()
-    wait_until(
-        lambda: json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 1, 10
-    )
+    with (mounted.path / "artifacts" / "part.bin").open("rb") as file:
+        file.read(1)
+    mounted.command("pin", mounted.path / "artifacts" / "x.bin")
     mounted.unmount()
+    document = json.loads(mounted.command("cache", "--json").stdout)
+    shown = {"".join(one["names"]): one for one in document["contents"]}
+    assert set(shown) == {"x.biny.bin", "part.bin"}
+    whole, part = shown["x.biny.bin"], shown["part.bin"]
+    assert whole["key"] == sha256(data)
+    assert (whole["size_bytes"], whole["cached_bytes"]) == (500_000, 500_000)
+    assert (whole["verified"], whole["pinned"]) == (True, True)
+    assert 0 < part["cached_bytes"] < part["size_bytes"]
+    assert (part["verified"], part["pinned"]) == (False, False)
+    assert document["used_bytes"] == sum(one["disk_bytes"] for one in document["contents"])
+    lines = mounted.command("cache").stdout.splitlines()
+    assert lines[0].split() == ["size", "cached", "verified", "pinned", "used", "name"]
+    (row,) = (line for line in lines if "x.bin" in line)
+    assert row.split()[:5] == ["500.0", "kB", "100%", "yes", "yes"]
+    assert row.endswith("x.bin (and 1 more)")
     report = json.loads(mounted.command("cache", "verify", "--json").stdout)
     assert report["dropped_grains"] == 0
-    assert report["grains"] == grain_count(500_000)
+    assert report["grains"] >= grain_count(500_000)
     assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
-    assert json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 0
+    (left,) = json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"]
+    assert left["pinned"]
+
+
+def test_cache_shows_what_is_there_without_the_service(
+    mounted: UserMount, service: ServiceClient, controller: LocalController
+) -> None:
+    data = os.urandom(500_000)
+    service.upload("x.bin", data)
+    (mounted.path / "artifacts" / "x.bin").read_bytes()
+    mounted.unmount()
+    controller.stop()
+    done = mounted.command("cache")
+    assert "names are not known" in done.stderr
+    assert sha256(data)[:12] in done.stdout
 
 
 def test_doctor_and_status_say_who_reads_cached_files_and_why(user: UserMount) -> None:
