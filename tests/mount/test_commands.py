@@ -125,6 +125,7 @@ def test_cache_shows_what_is_there_and_clears_it(
     with (mounted.path / "artifacts" / "part.bin").open("rb") as file:
         file.read(1)
     mounted.command("pin", mounted.path / "artifacts" / "x.bin")
+    wait_until(lambda: mounted.status()["cache"]["verified_bytes"] >= 500_000, what="verified")
     mounted.unmount()
     document = json.loads(mounted.command("cache", "--json").stdout)
     shown = {"".join(one["names"]): one for one in document["contents"]}
