@@ -100,6 +100,33 @@ def test_status_in_words_in_json_and_as_a_check(mounted: UserMount) -> None:
     assert mounted.command("status", "--check", mounted.path).stdout == ""
 
 
+def test_a_watched_status_goes_on_with_rates_until_ctrl_c(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    data = os.urandom(3_000_000)
+    service.upload("x.bin", data)
+    for words in (["--json"], []):
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "artifactfs", "status", "--watch", *words, mounted.path],
+            env=mounted.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert watching.stdout is not None and watching.stderr is not None
+        first = watching.stdout.readline()
+        assert (mounted.path / "artifacts" / "x.bin").read_bytes() == data
+        second = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+        assert "Traceback" not in watching.stderr.read()
+        watching.stdout.close()
+        watching.stderr.close()
+        if words:
+            assert json.loads(first)["rates"]["fetched_bytes_s"] is None
+            assert json.loads(second)["rates"]["fetched_bytes_s"] > 0
+        else:
+            assert "down -" in first
+            assert "B/s" in second
+
+
 def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
     user.settings = {"list.ttl": "1h"}
     user.mount()
