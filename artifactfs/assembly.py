@@ -37,12 +37,12 @@ from urllib.parse import urlsplit
 
 from artifactfs import __version__
 from artifactfs.artifact import Artifact
-from artifactfs.cache import Store
+from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
-from artifactfs.errors import Cancelled, Conflict, Gone
+from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
@@ -60,6 +60,7 @@ from artifactfs.remote import Service
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
+    "CachedContent",
     "Check",
     "Client",
     "Mount",
@@ -81,6 +82,7 @@ _ENDING = (signal.SIGTERM, signal.SIGINT)
 _PIECE_BYTES = 4 << 20
 _STARTED_AT = datetime.now(UTC)
 _CLOSE_S = 10.0
+_NAMES_S = 3.0
 
 
 def _open_service(config: Config) -> Service:
@@ -224,9 +226,21 @@ class Client:
         finally:
             content.close()
 
-    def cache_contents(self) -> tuple[int, int]:
-        """How many contents lie in the cache, and how many bytes they take on disk."""
-        return self.store.contents()
+    def cached(self) -> tuple[list[CachedContent], dict[str, list[str]], RemoteError | None]:
+        """What lies in the cache, the last used first, and the names of each by its key.
+
+        The names are those that the service lists now; if it does not answer within seconds there
+        are none, and the third is why.
+        """
+        contents = self.store.survey()
+        names: dict[str, list[str]] = {}
+        try:
+            listed = list(self._service.artifacts.list(deadline_s=_NAMES_S)) if contents else []
+        except RemoteError as error:
+            return contents, names, error
+        for name, artifact in sorted(names_of(listed).items()):
+            names.setdefault(self.store.key_of(artifact), []).append(name)
+        return contents, names, None
 
     def cache_clear(self) -> int:
         """Remove every content that is not open or pinned; the bytes that became free."""

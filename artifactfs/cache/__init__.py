@@ -8,6 +8,6 @@ files, ``evict`` the budget.
 """
 
 from artifactfs.cache.content import Content
-from artifactfs.cache.store import CacheStatistics, Store, Usage, VerifyReport
+from artifactfs.cache.store import CachedContent, CacheStatistics, Store, Usage, VerifyReport
 
-__all__ = ["CacheStatistics", "Content", "Store", "Usage", "VerifyReport"]
+__all__ = ["CacheStatistics", "CachedContent", "Content", "Store", "Usage", "VerifyReport"]

@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cachetools import LRUCache, TTLCache
@@ -86,6 +87,19 @@ class CacheStatistics:
     mismatches: int
     refetched_grains: int
     uncached_grains: int
+
+
+@dataclass(frozen=True, slots=True)
+class CachedContent:
+    """One content of the cache directory. `key` is its SHA-256, or what `Store.key_of` says."""
+
+    key: str
+    size_bytes: int
+    cached_bytes: int
+    disk_bytes: int
+    verified: bool
+    pinned: bool
+    used_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,6 +471,31 @@ class Store:
         """How many contents there are and the bytes they take on disk. Walks the directory."""
         found = list(evict.survey(self._places))
         return len(found), sum(one.disk_bytes for one in found)
+
+    def key_of(self, artifact: Artifact) -> str:
+        """The key of an artifact's content in `survey`."""
+        return self._places.of(artifact).key
+
+    def survey(self) -> list[CachedContent]:
+        """Every content that is there, the last used first. Walks the directory."""
+        contents = []
+        for one in evict.survey(self._places):
+            header = self._header(one.place)
+            if header is not None:
+                size_bytes, cached_bytes, verified = header
+                used_at = datetime.fromtimestamp(one.used_ns / 1e9, UTC)
+                contents.append(
+                    CachedContent(
+                        one.place.key,
+                        size_bytes,
+                        cached_bytes,
+                        one.disk_bytes,
+                        verified,
+                        one.pinned,
+                        used_at,
+                    )
+                )
+        return sorted(contents, key=lambda one: one.used_at, reverse=True)
 
     def clear(self) -> int:
         """Remove whatever is not open or pinned; the bytes that became free."""

@@ -2,9 +2,9 @@
 
 ``main`` is the command ``artifactfs``. ``words`` holds the options that commands share and turns
 them into settings; ``failures`` turns errors into one line and an exit status; ``progress`` and
-``shown`` draw; ``daemon`` and ``logs`` make a mount a daemon; ``running`` talks to a mount that
-runs, through the mount itself. The commands stand in ``mounting``, ``attending``, ``transfer``,
-``keeping``, ``checking`` and ``serving``.
+``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
+``running`` talks to a mount that runs, through the mount itself. The commands stand in
+``mounting``, ``attending``, ``transfer``, ``keeping``, ``checking`` and ``serving``.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings, 3 not everything is uploaded, 130
 interrupted.

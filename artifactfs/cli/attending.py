@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +18,18 @@ from rich.text import Text
 from artifactfs.cli import shown, words
 from artifactfs.cli.failures import FAILED, NOT_ALL_UPLOADED, say
 from artifactfs.cli.progress import Bar
+from artifactfs.cli.rates import Rates
 from artifactfs.cli.running import Running
 
 POLL_S = 0.05
-WATCH_S = 0.5
+WATCH_S = 1.0
 MOST_LINES = 20
 
 
 @click.command()
 @words.mountpoint_argument()
 @words.json_option()
-@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Go on showing it, and what is moving.")
 @click.option("--check", is_flag=True, help="Say nothing; 0 if the mount answers, 1 if not.")
 def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> None:
     """Show a mount: its listing, its cache, its uploads.
@@ -34,6 +38,7 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> 
     Examples:
       artifactfs status
       artifactfs status --watch ~/artifacts
+      artifactfs status --watch --json | jq .rates
       artifactfs status --json | jq .uploads
       artifactfs status --check ~/artifacts && echo it answers
     """
@@ -42,20 +47,53 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> 
         if running.status()["listing"]["fetched_at"] is None:
             raise click.exceptions.Exit(FAILED)
         return
+    if watch:
+        _watch(running, as_json=as_json)
+        return
     if as_json:
         shown.as_json(running.status() | {"files": running.uploads()})
         return
-    if not watch:
-        shown.console().print(_overview(running), soft_wrap=True)
-        return
-    with Live(_overview(running), console=shown.console(), refresh_per_second=4) as live:
+    shown.console().print(_overview(running.status(), running.uploads()), soft_wrap=True)
+
+
+def _watch(running: Running, *, as_json: bool) -> None:
+    """Show it until interrupted: a picture that is renewed on a terminal, else a line each time."""
+    terminal = shown.console()
+    rates = Rates()
+    is_live = terminal.is_terminal and not as_json
+    with Live(console=terminal, auto_refresh=False) if is_live else nullcontext() as live:
         while True:
+            now, uploads = running.status(), running.uploads()
+            rates.look(time.monotonic(), now["cache"], uploads)
+            if live is not None:
+                live.update(_overview(now, uploads, rates), refresh=True)
+            elif as_json:
+                click.echo(json.dumps(now | {"files": uploads, "rates": rates.document()}))
+            else:
+                click.echo(_line(now, rates))
             time.sleep(WATCH_S)
-            live.update(_overview(running))
 
 
-def _overview(running: Running) -> RenderableType:
-    now = running.status()
+def _line(now: dict[str, Any], rates: Rates) -> str:
+    uploads = now["uploads"]
+    return (
+        f"{datetime.now().astimezone():%H:%M:%S}  {_transfers(rates)}  "
+        f"cached {shown.size(now['cache']['cached_bytes'])}  "
+        f"pending {uploads['pending_files']} files, {shown.size(uploads['pending_bytes'])}"
+    )
+
+
+def _transfers(rates: Rates) -> str:
+    hits = rates.hit_part
+    return (
+        f"down {shown.rate(rates.fetched_bytes_s)}  up {shown.rate(rates.sent_bytes_s)}  "
+        f"hits {'-' if hits is None else shown.part(hits, 1)}"
+    )
+
+
+def _overview(
+    now: dict[str, Any], entries: list[dict[str, Any]], rates: Rates | None = None
+) -> RenderableType:
     listing, cache, uploads = now["listing"], now["cache"], now["uploads"]
     binding = now["binding"]
     reads = "passthrough"
@@ -69,6 +107,7 @@ def _overview(running: Running) -> RenderableType:
         if uploads[state]:
             pending += f", {uploads[state]} {state}"
     cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
+    moving = [("now", _transfers(rates))] if rates is not None else []
     facts = Table.grid(padding=(0, 2))
     for name, text in (
         ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {reads})"),
@@ -76,9 +115,10 @@ def _overview(running: Running) -> RenderableType:
         ("listing", listed),
         ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),
         ("uploads", pending),
+        *moving,
     ):
         facts.add_row(Text(name, "bold"), Text(shown.plain(text)))
-    files = [one for one in running.uploads() if one["state"] != "uploaded"]
+    files = [one for one in entries if one["state"] != "uploaded"]
     if not files:
         return facts
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from artifactfs import assembly
 from artifactfs.cli import shown, words
-from artifactfs.cli.failures import FAILED
+from artifactfs.cli.failures import FAILED, line_of, say
 from artifactfs.cli.progress import Bar
+
+_DIGITS = 12
 
 
 @click.group(invoke_without_command=True)
+@words.json_option()
 @click.pass_context
-def cache(context: click.Context) -> None:
+def cache(context: click.Context, as_json: bool) -> None:
     """Show, clear or check the bytes on the local disk.
 
     \b
@@ -24,37 +28,81 @@ def cache(context: click.Context) -> None:
       artifactfs cache verify
     """
     if context.invoked_subcommand is None:
-        context.invoke(stats)
+        context.invoke(stats, as_json=as_json)
 
 
 @cache.command()
+@words.service_options()
 @words.cache_options()
 @words.json_option()
 def stats(as_json: bool = False, **flags: Any) -> None:
-    """Show how much is cached, and where.
+    """Show every content that is cached, and how much there is in all.
+
+    Contents have the names under which the service lists them; without the service, or once an
+    artifact has expired, the first digits of their SHA-256. No mount is needed.
 
     \b
     Examples:
       artifactfs cache stats
-      artifactfs cache stats --json
+      artifactfs cache stats --json | jq '.contents[] | select(.pinned)'
     """
     config = words.config_of(**flags)
     with assembly.Client(config) as client:
-        contents, used_bytes = client.cache_contents()
+        contents, names, nameless = client.cached()
+    used_bytes = sum(one.disk_bytes for one in contents)
     if as_json:
         shown.as_json(
             {
                 "directory": str(config.cache.directory),
-                "contents": contents,
                 "used_bytes": used_bytes,
                 "size_bytes": config.cache.size_bytes,
+                "contents": [_described(one, names.get(one.key, [])) for one in contents],
             }
         )
         return
+    if nameless is not None:
+        say(f"names are not known: {line_of(nameless)}")
+    if contents:
+        now = datetime.now(UTC)
+        shown.table(
+            ("size", "cached", "verified", "pinned", "used", "name"),
+            ((*_cells(one, now), _name(one, names.get(one.key, []))) for one in contents),
+            right=(0, 1),
+        )
     click.echo(
-        f"{config.cache.directory}: {contents} contents, {shown.size(used_bytes)} "
+        f"{config.cache.directory}: {len(contents)} contents, {shown.size(used_bytes)} "
         f"of {shown.size(config.cache.size_bytes)}"
     )
+
+
+def _described(one: assembly.CachedContent, names: list[str]) -> dict[str, Any]:
+    return {
+        "names": names,
+        "key": one.key,
+        "size_bytes": one.size_bytes,
+        "cached_bytes": one.cached_bytes,
+        "disk_bytes": one.disk_bytes,
+        "verified": one.verified,
+        "pinned": one.pinned,
+        "used_at": one.used_at.isoformat(timespec="seconds"),
+    }
+
+
+def _cells(one: assembly.CachedContent, now: datetime) -> tuple[str, ...]:
+    return (
+        shown.size(one.size_bytes),
+        shown.part(one.cached_bytes, one.size_bytes),
+        "yes" if one.verified else "",
+        "yes" if one.pinned else "",
+        f"{shown.age(max(0.0, (now - one.used_at).total_seconds()))} ago",
+    )
+
+
+def _name(one: assembly.CachedContent, names: list[str]) -> str:
+    if not names:
+        return one.key.removeprefix("id:")[:_DIGITS]
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return f"{names[0]}{more}"
 
 
 @cache.command()

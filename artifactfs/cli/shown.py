@@ -26,6 +26,18 @@ def size(size_bytes: float | None) -> str:
     return f"{size_bytes:.0f} {_UNITS[unit]}" if unit == 0 else f"{size_bytes:.1f} {_UNITS[unit]}"
 
 
+def rate(bytes_s: float | None) -> str:
+    """``1.5 MB/s``; ``-`` while nobody can know."""
+    return "-" if bytes_s is None else f"{size(bytes_s)}/s"
+
+
+def part(some: float, whole: float) -> str:
+    """``42%``: 100 only for all of it, 0 only for nothing; all of nothing is 100."""
+    if some >= whole:
+        return "100%"
+    return f"{min(99, max(1, round(100 * some / whole))) if some else 0}%"
+
+
 def age(seconds: float | None) -> str:
     """``12 s``, ``5 min``, ``3 h``, ``2 d``."""
     if seconds is None:

@@ -123,7 +123,8 @@ class LibraryAnswer:
         self.shutdown = response.raw.shutdown
         self._raw = response.raw
         self._poll = select.poll()
-        self._poll.register(response.raw.fileno(), select.POLLIN)
+        if not response.raw.closed:  # as it is at once where there is no body
+            self._poll.register(response.raw.fileno(), select.POLLIN)
 
     def readinto(self, view: memoryview) -> int:
         piece = self._raw.read1(min(len(view), _PIECE_BYTES))

@@ -22,7 +22,7 @@ from typing import Any
 from artifactfs import __version__
 from artifactfs.catalog import Catalog
 from artifactfs.clock import Clock
-from artifactfs.tree import commands
+from artifactfs.tree import commands, metrics
 from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.names import joined
@@ -88,22 +88,8 @@ class Control:
         return f"{__version__}\n".encode()
 
     def metrics(self) -> bytes:
-        """``metrics.prom``. Names of counters end in ``_total``, everything else is a gauge."""
-        listing, uploads = self._listing(), self._uploads()
-        lines = _metric("up", 1)
-        lines += _metric("listing_artifacts", listing["artifacts"])
-        lines += _metric("listing_stale", int(listing["stale"]))
-        if listing["age_s"] is not None:
-            lines += _metric("listing_age_seconds", listing["age_s"])
-        lines += _metric("uploads_pending_files", uploads["pending_files"])
-        lines += _metric("uploads_pending_bytes", uploads["pending_bytes"])
-        lines += _metric("uploads_failed", uploads["failed"])
-        lines += _metric("uploads_interrupted", uploads["interrupted"])
-        for name, value in self._cache().items():
-            if isinstance(value, int | float):
-                counts = name in _COUNTERS
-                lines += _metric(f"cache_{name}{'_total' if counts else ''}", value, counts=counts)
-        return ("\n".join(lines) + "\n").encode()
+        """``metrics.prom``."""
+        return metrics.text(self._listing(), self._uploads(), self._cache()).encode()
 
     def _listing(self) -> dict[str, Any]:
         snapshot = self._catalog.snapshot
@@ -217,26 +203,6 @@ class MadeHandle(Handle):
 
     def read(self, start: int, stop: int) -> bytes:
         return self._content[start:stop]
-
-
-_COUNTERS = frozenset(
-    {
-        "hits",
-        "misses",
-        "fetched_bytes",
-        "read_bytes",
-        "evicted_bytes",
-        "verified_bytes",
-        "mismatches",
-    }
-)
-
-
-def _metric(name: str, value: float, *, counts: bool = False) -> list[str]:
-    return [
-        f"# TYPE artifactfs_{name} {'counter' if counts else 'gauge'}",
-        f"artifactfs_{name} {value}",
-    ]
 
 
 def _as_json(document: Mapping[str, object]) -> bytes:

@@ -3,7 +3,6 @@
     drop     cp of 1 GiB into drop/ until close has returned, beside cp to the same disk and sync
     upload   from close to uploaded, 1 GiB in parts, beside curl -T of it to the object store
     small    1,000 files of 10 KiB into drop/ until all are uploaded, beside 1,000 POSTs
-    memory   the driver's peak while it reads an uncached file and uploads 4 GiB
 
 The service is part of both sides of `upload` and `small`, and hashes and syncs in both. A content
 that it knows would be sent by neither, so each round makes bytes of its own before the clock runs.
@@ -120,20 +119,6 @@ def _posts(stage: Stage, number: int) -> float:
     return time.perf_counter() - begun
 
 
-def memory(stage: Stage) -> Iterator[Sample]:
-    size_bytes = (1 << 30) if stage.quick else LARGE_BYTES
-    stage.artifactfs("put", "--name", "cold.bin", stage.random_file("cold.bin", stage.size_bytes))
-    with stage.mount("memory", **{"drop.linger": "0"}) as mount:
-        pid = json.loads((mount / ".artifactfs" / "status.json").read_text())["pid"]
-        local = _fresh(stage, 0, "memory", size_bytes)
-        copying = subprocess.Popen(["cp", local, mount / "drop"])
-        _run("dd", f"if={mount / 'artifacts' / 'cold.bin'}", "of=/dev/null", "bs=1M")
-        assert copying.wait() == 0
-        _until_uploaded(mount)
-        peak_bytes = _peak_bytes(pid)
-    yield Sample(peak_bytes / MIB, f"{peak_bytes / MIB:.0f} MiB", "")
-
-
 def _peak_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -209,5 +194,4 @@ ROWS = (
     Row("drop", "cp into drop/ until close returns", "cp, then sync", "<=", 1.3, drop),
     Row("upload", "from close to uploaded, in parts", "curl -T", "<=", 1.25, upload),
     Row("small", f"{FILES:,} files of 10 KiB, uploaded", "POSTs", "<=", 1.0, small),
-    Row("memory", "the driver's peak, MiB, cold + upload", "", "<=", 150, memory),
 )

@@ -152,11 +152,11 @@ def _rclone(served: Path, home: Path) -> Iterator[Path]:
 
 
 ROWS = (
-    Row("page", "sequential, page cache warm", "a local file", ">=", 0.95, page),
-    Row("disk", "sequential, cached, page cache dropped", "a local file", ">=", 0.90, disk),
-    Row("disk-rand", "random 4 KiB, 1 reader", "a local file", ">=", 0.80, disk_rand(1)),
-    Row("disk-rand-4", "random 4 KiB, 4 readers", "a local file", ">=", 0.80, disk_rand(4)),
+    Row("page", "whole, page cache warm", "local file", ">=", 0.95, page),
+    Row("disk", "whole, page cache dropped", "local file", ">=", 0.90, disk),
+    Row("disk-rand", "random 4 KiB, 1 reader", "local file", ">=", 0.80, disk_rand(1)),
+    Row("disk-rand-4", "random 4 KiB, 4 readers", "local file", ">=", 0.80, disk_rand(4)),
     Row("disk-user", "as disk, no passthrough", "rclone full", ">=", 2.0, disk_user),
-    Row("list", f"ls -l of {LISTED:,}", "a local directory", "<=", 3.0, listing),
+    Row("list", f"ls -l of {LISTED:,}", "local folder", "<=", 3.0, listing),
     Row("mount", "artifactfs mount, seconds", "", "<=", 0.5, mounting),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import random
@@ -15,10 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.origin import Origin, SlowLine
-from benchmarks.row import Row, Sample, absent
-from benchmarks.stage import Stage, read_through, seconds, touch_memory
+from benchmarks.row import PeerAbsent, Row, Sample, absent
+from benchmarks.stage import (
+    Stage,
+    drop_caches,
+    peak_memory_bytes,
+    read_through,
+    seconds,
+    touch_memory,
+)
 
 MIB = 1 << 20
+PAGE = 4096
 DELAY_S = 0.05
 LISTED = 100_000
 HELD = 3  # times its size: the origin's file, the cache's, and what the kernel keeps of the mount
@@ -107,7 +116,7 @@ def _until_verified(path: Path, size_bytes: int) -> None:
 
 def cold(stage: Stage) -> Iterator[Sample]:
     with _wire(stage) as wire:
-        yield from _whole(wire, lambda: wire.curl())
+        yield from _whole(wire, wire.curl)
 
 
 def _whole(wire: Wire, peer: Callable[[], float]) -> Iterator[Sample]:
@@ -124,35 +133,71 @@ def _whole(wire: Wire, peer: Callable[[], float]) -> Iterator[Sample]:
             yield Sample.of_seconds(seconds(act), theirs, wire.size_bytes)
 
 
-def cold_rclone(stage: Stage) -> Iterator[Sample]:
-    if shutil.which("rclone") is None:
-        raise absent("rclone")
-    with _wire(stage) as wire:
-        yield from _whole(wire, lambda: _rclone_cold(wire))
+def cold_rclone(mode: str) -> Callable[[Stage], Iterator[Sample]]:
+    def measure(stage: Stage) -> Iterator[Sample]:
+        if shutil.which("rclone") is None:
+            raise absent("rclone")
+        with _wire(stage) as wire:
+            yield from _whole(wire, lambda: _rclone_cold(wire, mode))
+
+    return measure
 
 
-def _rclone_cold(wire: Wire) -> float:
+def _rclone_cold(wire: Wire, mode: str) -> float:
     home = wire.stage.directory / "rclone"
     mount = home / "mnt"
     mount.mkdir(parents=True)
     folder, _, name = wire.path_at_origin.rpartition("/")
-    subprocess.run(
-        ["rclone", "mount", f":http:{folder}/", mount, "--http-url", wire.base, "--daemon",
-         "--read-only", "--vfs-cache-mode", "full", "--cache-dir", home / "c"],
-        check=True, env=os.environ | {"RCLONE_CONFIG": "/dev/null"},
+    run(
+        "rclone", "mount", f":http:{folder}/", mount, "--http-url", wire.base, "--daemon",
+        "--read-only", "--vfs-cache-mode", mode, "--cache-dir", home / "c",
+        "--config", "/dev/null",
     )  # fmt: skip
     try:
         return seconds(read_through(mount / name))
     finally:
-        subprocess.run(["umount", "-l", mount], check=False)
-        shutil.rmtree(home / "c", ignore_errors=True)
+        run("umount", "-l", mount)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def cold_fsspec(stage: Stage) -> Iterator[Sample]:
+    """fsspec's own FUSE over its HTTP file system."""
+    for module in ("fsspec", "fuse", "aiohttp"):
+        if importlib.util.find_spec(module) is None:
+            raise absent(f"{module} (for fsspec's FUSE)")
+    with _wire(stage) as wire:
+        yield from _whole(wire, lambda: _fsspec_cold(wire))
+
+
+def _fsspec_cold(wire: Wire) -> float:
+    mount = wire.stage.directory / "fsspec"
+    mount.mkdir()
+    folder, _, name = wire.path_at_origin.rpartition("/")
+    program = (
+        "import sys, fsspec, fsspec.fuse\n"
+        "fsspec.fuse.run(fsspec.filesystem('http'), sys.argv[1], sys.argv[2])\n"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program, f"{wire.base}/{folder}/", str(mount)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline_s = time.monotonic() + 3
+        while not os.path.ismount(mount):
+            if driver.poll() is not None or time.monotonic() > deadline_s:
+                raise PeerAbsent("fsspec's FUSE cannot mount an HTTP origin")
+            time.sleep(0.02)
+        return seconds(read_through(mount / name))
+    finally:
+        subprocess.run(["umount", "-l", mount], check=False, stderr=subprocess.DEVNULL)
+        driver.terminate()
+        driver.wait()
+        mount.rmdir()
 
 
 def wan(stage: Stage) -> Iterator[Sample]:
     with _wire(stage, slow=True) as wire:
-        theirs = wire.curl()
-        yield from _whole(wire, lambda: theirs)
+        yield from _whole(wire, wire.curl)
 
 
 def ttfb(stage: Stage) -> Iterator[Sample]:
@@ -172,14 +217,15 @@ def cold_rand(stage: Stage) -> Iterator[Sample]:
 def cold_rand_bytes(stage: Stage) -> Iterator[Sample]:
     with _wire(stage) as wire:
         for _, fetched in _random_reads(wire):
-            asked = 200 * 4096
+            asked = 200 * PAGE
             yield Sample(fetched / asked, f"{fetched:,} B", f"{asked:,} B")
 
 
 def _random_reads(wire: Wire) -> Iterator[tuple[Sample, int]]:
+    """At offsets that are multiples of a page, as fio takes them."""
     dice = random.Random(7)
     for number in range(wire.stage.rounds):
-        starts = [dice.randrange(wire.size_bytes - 4096) for _ in range(200)]
+        starts = [dice.randrange(wire.size_bytes // PAGE) * PAGE for _ in range(200)]
         theirs = _curl_ranges(wire, [(start, start + 4096) for start in starts])
         with wire.fresh(number) as path:
             wire.origin.mark()
@@ -213,8 +259,8 @@ def _read_at(path: Path, starts: list[int], count: int) -> float:
 def skip(stage: Stage) -> Iterator[Sample]:
     with _wire(stage, slow=True) as wire:
         starts = list(range(0, wire.size_bytes - MIB, 17 * MIB))
-        theirs = _curl_ranges(wire, [(start, start + MIB) for start in starts])
         for number in range(stage.rounds):
+            theirs = _curl_ranges(wire, [(start, start + MIB) for start in starts])
             with wire.fresh(number) as path:
                 ours = _read_at(path, starts, MIB)
             yield Sample(theirs / ours, f"{ours:.2f} s", f"{theirs:.2f} s")
@@ -260,13 +306,104 @@ def parquet(stage: Stage) -> Iterator[Sample]:
             yield Sample(fetched / column_bytes, f"{fetched:,} B", f"{column_bytes:,} B")
 
 
+def mmap_load(*, cached: bool) -> Callable[[Stage], Iterator[Sample]]:
+    """Load every tensor of a model; cold beside curl and a local load, cached beside the latter."""
+
+    def measure(stage: Stage) -> Iterator[Sample]:
+        local = stage.directory / "files" / "model.safetensors"
+        local.parent.mkdir(exist_ok=True)
+        run(sys.executable, "-c", _MAKE_MODEL, local, stage.size_bytes // MODEL_TENSORS)
+        size_bytes = local.stat().st_size
+        stage.artifactfs("put", "--name", local.name, local)
+        with _origin(stage, slow=False) as (origin, base):
+            wire = _found(stage, origin, base, local.name, size_bytes)
+            yield from _mmap_cached(wire, local) if cached else _mmap_cold(wire)
+
+    return measure
+
+
+def _mmap_cold(wire: Wire) -> Iterator[Sample]:
+    out = wire.stage.directory / "curl.safetensors"
+    for number in range(wire.stage.rounds):
+        touch_memory(HELD * wire.size_bytes)
+        theirs = seconds(lambda: run("curl", "-sSf", "-o", out, wire.url)) + _load(out)
+        out.unlink()
+        with wire.fresh(number) as path:
+            touch_memory(HELD * wire.size_bytes)
+            ours = _load(path)
+        yield Sample.of_seconds(ours, theirs, wire.size_bytes)
+
+
+def _mmap_cached(wire: Wire, local: Path) -> Iterator[Sample]:
+    with wire.fresh(0) as path:
+        read_through(path)()
+        _until_verified(path, wire.size_bytes)
+        for _ in range(wire.stage.rounds):
+            drop_caches()
+            theirs = _load(local)
+            drop_caches()
+            yield Sample.of_seconds(_load(path), theirs, wire.size_bytes)
+
+
+MODEL_TENSORS = 64
+_MAKE_MODEL = (
+    "import sys, numpy, safetensors.numpy\n"
+    "dice = numpy.random.default_rng(1)\n"
+    "tensors = {f'layer.{n}': numpy.frombuffer(dice.bytes(int(sys.argv[2])), 'u1')"
+    f" for n in range({MODEL_TENSORS})}}\n"
+    "safetensors.numpy.save_file(tensors, sys.argv[1])\n"
+)
+_LOAD_MODEL = (
+    "import sys, time, safetensors\n"
+    "began = time.perf_counter()\n"
+    "with safetensors.safe_open(sys.argv[1], 'numpy') as model:\n"
+    "    for name in model.keys():\n"
+    "        model.get_tensor(name)[::4096].sum()\n"
+    "print(time.perf_counter() - began)\n"
+)
+
+
+def _load(path: Path) -> float:
+    """Seconds in which safetensors maps a model and hands out every tensor of it."""
+    return float(run(sys.executable, "-c", _LOAD_MODEL, path))
+
+
+def memory(stage: Stage) -> Iterator[Sample]:
+    """The driver's peak over a cold read of a large file and the upload of another one."""
+    size_bytes = (1 if stage.quick else 4) << 30
+    with _wire(stage, size_bytes=size_bytes) as wire:
+        other = stage.directory / "files" / "upload.bin"
+        shutil.copyfile(stage.directory / "files" / "data.bin", other)
+        for number in range(1 if stage.quick else stage.rounds):
+            with other.open("r+b") as file:
+                file.write(os.urandom(16))  # the service must not know it
+            with wire.fresh(number) as path:
+                read_through(path)()
+                mount = path.parent.parent
+                run("cp", other, mount / "drop" / f"upload-{number}.bin")
+                stage.artifactfs("flush", mount)
+                peak = peak_memory_bytes(mount)
+            yield Sample(peak / 1e6, f"{peak / 1e6:.0f} MB", "")
+
+
 def list_100k(stage: Stage) -> Iterator[Sample]:
+    yield from (one for one, _ in _long_lists(stage))
+
+
+def list_100k_memory(stage: Stage) -> Iterator[Sample]:
+    for _, peak in _long_lists(stage):
+        yield Sample(peak / 1e6, f"{peak / 1e6:.0f} MB", "")
+
+
+def _long_lists(stage: Stage) -> Iterator[tuple[Sample, int]]:
+    """The first ls beside the transfer of the list, and the driver's peak memory after it."""
     stage.service.dev("artifacts", {"count": LISTED, "filename": "file-{n}.txt"})
     for number in range(stage.rounds):
         theirs = seconds(lambda: _transfer_list(stage))
         with stage.mount(f"list-{number}", **{"list.ttl": "1h"}) as mount:
             ours = seconds(lambda mount=mount: run("ls", mount / "artifacts"))
-        yield Sample(ours / theirs, f"{ours:.2f} s", f"{theirs:.2f} s")
+            peak = peak_memory_bytes(mount)
+        yield Sample(ours / theirs, f"{ours:.2f} s", f"{theirs:.2f} s"), peak
 
 
 def _transfer_list(stage: Stage) -> None:
@@ -277,13 +414,19 @@ def _transfer_list(stage: Stage) -> None:
 
 
 ROWS = (
-    Row("cold", "sequential, not cached, verified", "curl -o", ">=", 0.90, cold),
-    Row("cold-rclone", "the same", "rclone full", ">=", 2.0, cold_rclone),
-    Row("wan", "cold, 50 ms, 50 MB/s a connection", "one curl", ">=", 8.0, wan),
-    Row("ttfb", "first byte, not cached", "curl, one range", "<=", 1.5, ttfb),
-    Row("cold-rand", "200 random 4 KiB, not cached", "curl, ranges", "<=", 1.5, cold_rand),
-    Row("cold-rand-bytes", "bytes fetched for them", "asked", "<=", 16, cold_rand_bytes),
-    Row("skip", "1 MiB in every 17, wan", "curl, ranges", ">=", 4.0, skip),
-    Row("parquet", "bytes fetched for 1 of 100 columns", "the column", "<=", 1.3, parquet),
-    Row("list-100k", f"first ls of {LISTED:,}", "curl of the list", "<=", 2.0, list_100k),
+    Row("cold", "whole, uncached, verified", "curl -o", ">=", 0.90, cold),
+    Row("cold-rclone", "the same", "rclone full", ">=", 2.0, cold_rclone("full")),
+    Row("cold-off", "the same", "rclone off", ">=", 1.0, cold_rclone("off")),
+    Row("cold-fsspec", "the same", "fsspec FUSE", ">=", 1.0, cold_fsspec),
+    Row("wan", "cold, 50 ms, 50 MB/s a line", "one curl", ">=", 8.0, wan),
+    Row("ttfb", "first byte, uncached", "curl range", "<=", 1.5, ttfb),
+    Row("cold-rand", "200 random 4 KiB, uncached", "curl ranges", "<=", 1.5, cold_rand),
+    Row("rand-bytes", "bytes fetched for these", "asked", "<=", 16, cold_rand_bytes),
+    Row("skip", "1 MiB in every 17, wan", "curl ranges", ">=", 4.0, skip),
+    Row("parquet", "bytes for 1 column of 100", "the column", "<=", 1.3, parquet),
+    Row("mmap", "safetensors, uncached", "curl + load", ">=", 0.8, mmap_load(cached=False)),
+    Row("mmap-cached", "safetensors, cached", "local load", ">=", 0.9, mmap_load(cached=True)),
+    Row("list-100k", f"first ls of {LISTED:,}", "curl of it", "<=", 2.0, list_100k),
+    Row("list-memory", "driver's peak by then, MB", "", "<=", 200, list_100k_memory),
+    Row("memory", "peak, cold + upload, MB", "", "<=", 150, memory),
 )

@@ -100,6 +100,33 @@ def test_status_in_words_in_json_and_as_a_check(mounted: UserMount) -> None:
     assert mounted.command("status", "--check", mounted.path).stdout == ""
 
 
+def test_a_watched_status_goes_on_with_rates_until_ctrl_c(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    data = os.urandom(3_000_000)
+    service.upload("x.bin", data)
+    for words in (["--json"], []):
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "artifactfs", "status", "--watch", *words, mounted.path],
+            env=mounted.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert watching.stdout is not None and watching.stderr is not None
+        first = watching.stdout.readline()
+        assert (mounted.path / "artifacts" / "x.bin").read_bytes() == data
+        second = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(30) == 130
+        assert "Traceback" not in watching.stderr.read()
+        watching.stdout.close()
+        watching.stderr.close()
+        if words:
+            assert json.loads(first)["rates"]["fetched_bytes_s"] is None
+            assert json.loads(second)["rates"]["fetched_bytes_s"] > 0
+        else:
+            assert "down -" in first
+            assert "B/s" in second
+
+
 def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
     user.settings = {"list.ttl": "1h"}
     user.mount()
@@ -114,18 +141,53 @@ def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
     user.command("unpin", path)
 
 
-def test_cache_stats_verify_and_clear(mounted: UserMount, service: ServiceClient) -> None:
-    service.upload("x.bin", os.urandom(500_000))
+def test_cache_shows_what_is_there_and_clears_it(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    data = os.urandom(500_000)
+    for name in ("x.bin", "y.bin"):
+        service.upload(name, data)
+    service.upload("part.bin", os.urandom(50_000_000))
     (mounted.path / "artifacts" / "x.bin").read_bytes()
-    wait_until(
-        lambda: json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 1, 10
-    )
+    with (mounted.path / "artifacts" / "part.bin").open("rb") as file:
+        file.read(1)
+    mounted.command("pin", mounted.path / "artifacts" / "x.bin")
+    wait_until(lambda: mounted.status()["cache"]["verified_bytes"] >= 500_000, what="verified")
     mounted.unmount()
+    document = json.loads(mounted.command("cache", "--json").stdout)
+    shown = {"".join(one["names"]): one for one in document["contents"]}
+    assert set(shown) == {"x.biny.bin", "part.bin"}
+    whole, part = shown["x.biny.bin"], shown["part.bin"]
+    assert whole["key"] == sha256(data)
+    assert (whole["size_bytes"], whole["cached_bytes"]) == (500_000, 500_000)
+    assert (whole["verified"], whole["pinned"]) == (True, True)
+    assert 0 < part["cached_bytes"] < part["size_bytes"]
+    assert (part["verified"], part["pinned"]) == (False, False)
+    assert document["used_bytes"] == sum(one["disk_bytes"] for one in document["contents"])
+    lines = mounted.command("cache").stdout.splitlines()
+    assert lines[0].split() == ["size", "cached", "verified", "pinned", "used", "name"]
+    (row,) = (line for line in lines if "x.bin" in line)
+    assert row.split()[:5] == ["500.0", "kB", "100%", "yes", "yes"]
+    assert row.endswith("x.bin (and 1 more)")
     report = json.loads(mounted.command("cache", "verify", "--json").stdout)
     assert report["dropped_grains"] == 0
-    assert report["grains"] == grain_count(500_000)
+    assert report["grains"] >= grain_count(500_000)
     assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
-    assert json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"] == 0
+    (left,) = json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"]
+    assert left["pinned"]
+
+
+def test_cache_shows_what_is_there_without_the_service(
+    mounted: UserMount, service: ServiceClient, controller: LocalController
+) -> None:
+    data = os.urandom(500_000)
+    service.upload("x.bin", data)
+    (mounted.path / "artifacts" / "x.bin").read_bytes()
+    mounted.unmount()
+    controller.stop()
+    done = mounted.command("cache")
+    assert "names are not known" in done.stderr
+    assert sha256(data)[:12] in done.stdout
 
 
 def test_doctor_and_status_say_who_reads_cached_files_and_why(user: UserMount) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from artifactfs import __version__
+from artifactfs.cache import CacheStatistics
 from artifactfs.errors import Unreachable
+from artifactfs.tree import metrics
 from artifactfs.tree.node import AttributeChange, Directory, Space
 
 from .conftest import World
@@ -102,18 +106,51 @@ def test_uploads_lists_the_outbox(world: World) -> None:
     assert (uploads["pending_files"], uploads["pending_bytes"], uploads["failed"]) == (1, 3, 1)
 
 
+def families(text: str) -> Iterator[tuple[str, str, str, str, float]]:
+    """Name, help, type, labels and value of each metric, as the text format 0.0.4 has them."""
+    assert text.endswith("\n")
+    lines = text[:-1].split("\n")
+    assert len(lines) % 3 == 0
+    for said, typed, sample in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
+        found = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^{}]*\})? (\S+)", sample)
+        assert found is not None, sample
+        name, labels, value = found.groups()
+        mark, word, of, explained = said.split(" ", 3)
+        assert (mark, word, of) == ("#", "HELP", name)
+        assert typed.split(" ")[:3] == ["#", "TYPE", name]
+        assert re.fullmatch(r'(\{[a-z_]+="[^"\\\n]*"\})?', labels or "")
+        yield name, explained, typed.split(" ", 3)[3], labels or "", float(value)
+
+
 def test_metrics_are_what_prometheus_reads(world: World) -> None:
     world.list(artifact("x"))
-    text = content(world, "metrics.prom").decode()
-    assert text.endswith("\n")
-    lines = text.splitlines()
-    samples = dict(line.split(" ") for line in lines if not line.startswith("#"))
-    assert samples["artifactfs_listing_artifacts"] == "1"
-    assert samples["artifactfs_cache_fetched_bytes_total"] == "1000"
-    assert samples["artifactfs_cache_space_free_bytes"] == str(1 << 29)
-    assert all(re.fullmatch(r"artifactfs_[a-z_]+", name) for name in samples)
-    typed = [line.split(" ")[2] for line in lines if line.startswith("# TYPE")]
-    assert typed == list(samples)
+    found = list(families(content(world, "metrics.prom").decode()))
+    values = {name: value for name, _, _, _, value in found}
+    assert len(values) == len(found)
+    assert values["artifactfs_up"] == 1
+    assert values["artifactfs_listing_artifacts"] == 1
+    assert values["artifactfs_cache_fetched_bytes_total"] == 1000
+    assert values["artifactfs_cache_hits_total"] == 7
+    assert values["artifactfs_cache_free_bytes"] == 1 << 29
+    assert (f'{{version="{__version__}"}}', 1) in [(one[3], one[4]) for one in found]
+
+
+def test_metrics_have_names_by_prometheus_conventions(world: World) -> None:
+    world.list(artifact("x"))
+    for name, explained, kind, _, _ in families(content(world, "metrics.prom").decode()):
+        assert name.startswith("artifactfs_")
+        assert kind in ("counter", "gauge")
+        assert name.endswith("_total") == (kind == "counter")
+        plain = name.removesuffix("_total")
+        for unit in ("bytes", "seconds"):
+            assert plain.endswith(f"_{unit}") == (f"_{unit}" in plain)
+        assert not re.search("_(s|ms|kb|mb|percent)$", plain)
+        assert explained.endswith(".")
+
+
+def test_every_statistic_of_the_cache_is_a_metric() -> None:
+    counted = {field.name for field in dataclasses.fields(CacheStatistics)}
+    assert counted <= set(metrics.CACHE)
 
 
 def test_the_version_is_a_line(world: World) -> None:
