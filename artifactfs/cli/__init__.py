@@ -12,16 +12,44 @@ interrupted.
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
 from artifactfs import __version__
-from artifactfs.cli import attending, checking, keeping, mounting, serving, transfer
 from artifactfs.cli.failures import run
+
+MODULES = {
+    "mounting": ("mount",),
+    "unmounting": ("unmount",),
+    "attending": ("status", "flush", "refresh", "retry", "pin", "unpin"),
+    "transfer": ("ls", "get", "put"),
+    "keeping": ("cache",),
+    "checking": ("config", "doctor"),
+    "serving": ("serve", "demo"),
+}
+MODULE_OF = {command: module for module, some in MODULES.items() for command in some}
+
+
+class Commands(click.Group):
+    """The commands, each loaded when it is asked for."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Their names, in the order of the modules."""
+        return list(MODULE_OF)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """One of them."""
+        if name not in MODULE_OF:
+            return None
+        module = importlib.import_module(f"{__name__}.{MODULE_OF[name]}")
+        found: click.Command = getattr(module, name)
+        return found
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Each command has --help with examples. Settings: artifactfs config.",
 )
@@ -35,27 +63,6 @@ def cli() -> None:
       cp results.parquet ~/artifacts/drop/ && artifactfs flush ~/artifacts
       artifactfs unmount ~/artifacts
     """
-
-
-for command in (
-    mounting.mount,
-    mounting.unmount,
-    attending.status,
-    attending.flush,
-    attending.refresh,
-    attending.retry,
-    attending.pin,
-    attending.unpin,
-    transfer.ls,
-    transfer.get,
-    transfer.put,
-    keeping.cache,
-    checking.config,
-    checking.doctor,
-    serving.serve,
-    serving.demo,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

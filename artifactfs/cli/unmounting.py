@@ -1,0 +1,76 @@
+"""``unmount``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import click
+
+from artifactfs import assembly
+from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
+from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
+from artifactfs.cli.running import Running
+from artifactfs.config import load
+from artifactfs.errors import ArtifactfsError, MountError
+
+LEAVE_S = 30.0
+
+
+@click.command()
+@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
+@click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
+@click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
+def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
+    """Wait for pending uploads, then unmount.
+
+    What is not uploaded when the time is over stays in the spool and resumes at the next mount;
+    the exit status is then 3.
+
+    \b
+    Examples:
+      artifactfs unmount ~/artifacts
+      artifactfs unmount --timeout 30 ~/artifacts
+      artifactfs unmount --force ~/artifacts
+    """
+    location = Path(os.path.abspath(mountpoint))  # noqa: PTH100 - resolve() would touch the mount
+    mounted = assembly.find_mount(location)
+    if mounted is None:
+        raise MountError(f"{mountpoint} is not mounted")
+    if force:
+        # Aborted first: what is not in the mount table any more has no connection to abort.
+        with contextlib.suppress(ArtifactfsError, OSError):
+            assembly.abort(mounted)
+        with contextlib.suppress(ArtifactfsError, OSError):
+            assembly.unmount(location, lazy=True)
+        if assembly.find_mount(location) is not None:
+            raise MountError(f"{mountpoint} could not be unmounted")
+        return
+    if assembly.is_stale(location):
+        assembly.unmount(location, lazy=True)
+        return
+    running = Running(mounted.mountpoint)
+    status = running.status()
+    pid = int(status["pid"])
+    left = wait_for_uploads(running, load().unmount.timeout_s if timeout is None else timeout)
+    assembly.unmount(location)
+    _wait_for_end(pid)
+    say_what_is_left(left)
+    if left:
+        say(f"{len(left):,} files stay in {status['spool']} and resume at the next mount")
+        raise click.exceptions.Exit(NOT_ALL_UPLOADED)
+
+
+def _wait_for_end(pid: int) -> None:
+    """Wait for the driver to write down what it has to."""
+    deadline_s = time.monotonic() + LEAVE_S
+    while time.monotonic() < deadline_s:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            return
+        if state == "Z":
+            return
+        time.sleep(0.01)
