@@ -50,7 +50,7 @@ def disk(stage: Stage) -> Iterator[Sample]:
 
 def disk_rand(jobs: int) -> Callable[[Stage], Iterator[Sample]]:
     def measure(stage: Stage) -> Iterator[Sample]:
-        runtime_s = 2 if stage.quick else 5
+        runtime_s = 1 if stage.quick else 5
         with _cached(stage) as (local, path):
             for _ in range(stage.rounds):
                 drop_caches()

@@ -32,7 +32,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xlim(min(low, 0.25), max(high, 4) * 8)
+    axes.set_xlim(min(low, 0.25), max(high, 4) * 15)
     axes.set_yticks(range(len(rows)), [f"{row['row']}\n{row['what']}" for row in rows], fontsize=7)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("against the target (1 is just met, longer is better)")

@@ -38,8 +38,8 @@ class Stage:
     _service: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
-        self.size_bytes = (256 << 20) if self.quick else (1 << 30)
-        self.rounds = 3 if self.quick else 5
+        self.size_bytes = (128 << 20) if self.quick else (1 << 30)
+        self.rounds = 2 if self.quick else 5
 
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
