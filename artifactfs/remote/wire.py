@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from sys import intern
 from typing import Any
 
 from artifactfs.artifact import Artifact
@@ -25,7 +26,6 @@ MOST_WORDS = 300
 MOST_SIZE_BYTES = 1 << 62
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-_PLAIN_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 _SHAPELESS = (RecursionError, ValueError)
 
 _ID = ("id", "artifact_id")
@@ -38,6 +38,11 @@ _KNOWN = frozenset(
     {*_ID, *_FILENAME, *_SIZE, *_HASHES, *_CREATED, *_EXTERNAL}
     | {"expires_at", "content_type", "status", "job_id"}
 )
+_OURS = {
+    "id", "sha256", "size", "filename", "content_type", "created_at", "expires_at", "status",
+    "external_url", "job_id",
+}  # fmt: skip
+_NOTHING: Mapping[str, Any] = {}
 
 _log = logging.getLogger(__name__)
 
@@ -111,9 +116,9 @@ def time_of(value: Any) -> datetime | None:
     """A time in UTC from ISO 8601, with or without fraction and zone, or epoch (milli)seconds."""
     if isinstance(value, str):
         try:
-            if _PLAIN_TIME.fullmatch(value):
-                return datetime.fromisoformat(value[:-1]).replace(tzinfo=UTC)
             parsed = datetime.fromisoformat(value.strip())
+            if parsed.tzinfo is UTC:
+                return parsed
             return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
         except (ValueError, OverflowError):
             return None
@@ -150,8 +155,41 @@ def size_of(value: Any) -> int | None:
     return value
 
 
+def _plain(document: dict[str, Any]) -> Artifact | None:
+    """An object of exactly the shape that API.md fixes, as nearly all are, in a third of the time.
+
+    None if anything in it is unusual.
+    """
+    identity, filename, sha256 = document["id"], document["filename"], document["sha256"]
+    size_bytes, external = document["size"], document["external_url"]
+    kind, status, job = document["content_type"], document["status"], document["job_id"]
+    for text in (identity, filename, sha256, kind, status):
+        if type(text) is not str or not text:
+            return None
+    created, expires = time_of(document["created_at"]), time_of(document["expires_at"])
+    if (
+        created is None
+        or expires is None
+        or external is not None
+        or not (job is None or type(job) is str)
+        or type(size_bytes) is not int
+        or not 0 <= size_bytes <= MOST_SIZE_BYTES
+        or not _HASH.fullmatch(sha256)
+    ):
+        return None
+    return Artifact(
+        identity, filename, created, expires, sha256, size_bytes, intern(kind), intern(status),
+        None, job, _NOTHING,
+    )  # fmt: skip
+
+
 def artifact(document: Any) -> Artifact:
-    """One artifact. Raises ValueError that says why it is not usable."""
+    """One artifact; what is the same in a hundred thousand is held once.
+
+    Raises ValueError that says why it is not usable.
+    """
+    if type(document) is dict and document.keys() == _OURS and (found := _plain(document)):
+        return found
     if isinstance(document, dict):
         for wrapper in ("artifact", "data"):
             inner = document.get(wrapper)
@@ -172,6 +210,7 @@ def artifact(document: Any) -> Artifact:
         expires = created + RETENTION if known else datetime.max.replace(tzinfo=UTC)
     external = _first(document, _EXTERNAL)
     job = document.get("job_id")
+    more = document.keys() - _KNOWN
     return Artifact(
         id=identity,
         filename=filename if isinstance(filename, str) and filename else identity,
@@ -179,11 +218,11 @@ def artifact(document: Any) -> Artifact:
         expires_at=expires,
         sha256=hash_of(_first(document, _HASHES)),
         size_bytes=size_of(_first(document, _SIZE)),
-        content_type=_text(document, "content_type") or "application/octet-stream",
-        status=_text(document, "status") or "ready",
+        content_type=intern(_text(document, "content_type") or "application/octet-stream"),
+        status=intern(_text(document, "status") or "ready"),
         external_url=external if isinstance(external, str) and external else None,
         job_id=str(job) if isinstance(job, str | int) else None,
-        metadata={key: value for key, value in document.items() if key not in _KNOWN},
+        metadata={key: value for key, value in document.items() if key in more} or _NOTHING,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.artifact import Artifact
 from artifactfs.errors import ArtifactfsError, BadAnswer
 from artifactfs.remote import wire
 
@@ -192,3 +194,32 @@ def test_json_that_is_too_deep_or_not_json_is_a_bad_answer() -> None:
     for body in (b"[" * 200_000, b"\xff", b"", b"{"):
         with pytest.raises(BadAnswer):
             wire.parse(body, "GET /artifacts")
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "id": st.sampled_from(["art_1", "", 7, None]),
+            "sha256": st.sampled_from(["a" * 64, "A" * 64, "sha256:" + "b" * 64, "", None, "x"]),
+            "size": st.sampled_from([0, 5, -1, 2.0, True, "7", None, 2**80]),
+            "filename": st.sampled_from(["f", "", None, "ü/x", 3]),
+            "content_type": st.sampled_from(["text/plain", "", None]),
+            "created_at": st.sampled_from(["2026-11-23T12:00:00Z", "2026-11-23", 1.7e9, None, ""]),
+            "expires_at": st.sampled_from(["2026-11-30T12:00:00Z", "2026-11-30T12:00:00+02:00", 0]),
+            "status": st.sampled_from(["ready", "", None, 1]),
+            "external_url": st.sampled_from([None, "http://h/x", ""]),
+            "job_id": st.sampled_from([None, "job", 5]),
+        }
+    )
+)
+def test_the_quick_way_says_what_the_thorough_one_does(document: dict[str, object]) -> None:
+    def outcome(one: dict[str, object]) -> object:
+        try:
+            return wire.artifact(one)
+        except ValueError as error:
+            return str(error)
+
+    quick, thorough = outcome(document), outcome({**document, "more": 1})
+    if isinstance(thorough, Artifact):
+        thorough = dataclasses.replace(thorough, metadata={})
+    assert quick == thorough
