@@ -45,6 +45,7 @@ from artifactfs.errors import (
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 60.0
 MOST_REFUSALS = 2
+BUSY_S = 0.03
 
 _PASSING = (Conflict, StorageFull, TimedOut, TokenMissing, TokenRejected, Unreachable)
 _ASK_AGAIN = frozenset({"sha256_mismatch", "incomplete", "invalid_parts"})
@@ -125,6 +126,8 @@ class Worker:
         self._lock = threading.Lock()
         self._changed = {lane: threading.Condition(self._lock) for lane in Lane}
         self._timing = dict.fromkeys(Lane, False)
+        self._active = dict.fromkeys(Lane, 0)
+        self._offered_at_s = -BUSY_S
         self._turns = Turns()
         self._working: dict[int, _Job] = {}
         self._troubles: dict[int, _Trouble] = {}
@@ -158,6 +161,7 @@ class Worker:
         """An entry is queued: it stands in line, from after `delay_s` on."""
         now_s = self._clock.monotonic_s()
         with self._lock:
+            self._offered_at_s = now_s
             job = self._working.get(entry.id)
             if job is not None:
                 job.again_at_s = now_s + delay_s
@@ -204,7 +208,7 @@ class Worker:
             except Exception:  # noqa: BLE001 - a thread that ends would upload nothing
                 _log.exception("an upload broke")
             finally:
-                self._finish(entry_id, job)
+                self._finish(lane, entry_id, job)
 
     def _next(self, lane: Lane) -> tuple[int, _Job] | None:
         """Wait for the next entry; None at the end."""
@@ -212,9 +216,13 @@ class Worker:
         with self._lock:
             while not self._closing:
                 now_s = self._clock.monotonic_s()
+                if self._must_yield(lane, now_s):
+                    changed.wait(BUSY_S)
+                    continue
                 entry_id = self._turns.take(lane, now_s)
                 if entry_id is not None:
                     job = self._working[entry_id] = _Job(threading.Event())
+                    self._active[lane] += 1
                     changed.notify()  # perhaps there is one more, or a time to wait for
                     return entry_id, job
                 next_s = self._turns.next_s(lane)
@@ -228,9 +236,18 @@ class Worker:
                     self._timing[lane] = False
         return None
 
-    def _finish(self, entry_id: int, job: _Job) -> None:
+    def _must_yield(self, lane: Lane, now_s: float) -> bool:
+        """Whether one upload of this lane at a time is enough, while files keep being closed.
+
+        All threads of a process share one interpreter: those that upload would make those wait that
+        answer the program which is writing just now.
+        """
+        return self._active[lane] > 0 and now_s - self._offered_at_s < BUSY_S
+
+    def _finish(self, lane: Lane, entry_id: int, job: _Job) -> None:
         waiting = self._queue.waiting(entry_id)
         with self._lock:
+            self._active[lane] -= 1
             self._working.pop(entry_id, None)
             if job.again_at_s is not None and waiting is not None:
                 self._put(waiting, job.again_at_s, self._clock.monotonic_s())
