@@ -3,7 +3,8 @@
 WAL with ``synchronous = NORMAL``: a statement that returned has been written to the log, which is
 brought to the disk when somebody asks for it (`Journal.reach_disk`) and before SQLite copies it
 into the database. So a commit costs no sync, a crash of the driver loses nothing that was
-committed, and a crash of the machine nothing that was asked for.
+committed, and a crash of the machine nothing that was asked for. The slot's lock keeps others out,
+so SQLite needs none of its own (``locking_mode = EXCLUSIVE``), nor memory shared with others.
 
 A journal that SQLite calls no database, or malformed, is set aside under another name, never
 removed: its files are found by ``recovery`` without it.
@@ -113,6 +114,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     )
     try:
         path.chmod(0o600)
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 512")

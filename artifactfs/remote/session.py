@@ -91,8 +91,8 @@ class Session:
         self._closed = threading.Event()
         self._retry = Retry(clock, self._closed, random.SystemRandom())
         self._requests = requests.Session()
-        self._requests.trust_env = True
         self._requests.auth = _no_auth
+        self._surroundings: dict[str, dict[str, Any]] = {}
         adapter = requests.adapters.HTTPAdapter(
             pool_connections=8, pool_maxsize=pool_size, max_retries=0
         )
@@ -218,12 +218,23 @@ class Session:
                     params=params,
                     timeout=self._timeout,
                     allow_redirects=False,
-                    stream=True,
+                    **self._surroundings_of(url),
                 )
         finally:
             close = getattr(data, "close", None)
             if close is not None:
                 close()
+
+    def _surroundings_of(self, url: str) -> dict[str, Any]:
+        """Proxies and certificates from the environment, which costs more to read than to send."""
+        origin = origin_of(url)
+        found = self._surroundings.get(origin)
+        if found is None:
+            self._requests.trust_env = True
+            found = dict(self._requests.merge_environment_settings(url, {}, True, None, None))
+            self._surroundings[origin] = found
+        self._requests.trust_env = False
+        return found
 
     @contextlib.contextmanager
     def translated(self, url: str) -> Iterator[None]:
