@@ -12,7 +12,9 @@ removed: its files are found by ``recovery`` without it.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -90,7 +92,10 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
         return _open(path)
     except sqlite3.DatabaseError as error:
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _BROKEN:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if code not in _BROKEN:
             raise _unusable(path, error) from error
         aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
         _log.error("the journal %s is broken (%s): it is kept as %s", path, error, aside.name)
