@@ -4,6 +4,7 @@
     upload   from close to uploaded, 1 GiB in parts, beside curl -T of it to the object store
     small    1,000 files of 10 KiB into drop/ until all are uploaded, beside 1,000 POSTs
     memory   the driver's peak while it reads an uncached file and uploads 4 GiB
+    pending  artifactfs mount with 10,000 files waiting for their upload, until it returns
 
 The service is part of both sides of `upload` and `small`, and hashes and syncs in both. A content
 that it knows would be sent by neither, so each round makes bytes of its own before the clock runs.
@@ -16,17 +17,22 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifactfs.config import DropConfig, SpoolConfig, UploadConfig
+from artifactfs.drop import Outbox
 from benchmarks.row import Row, Sample
 from benchmarks.stage import CHUNK, Stage, seconds, touch_memory
 
 FILES = 1000
 FILE_BYTES = 10 << 10
 LARGE_BYTES = 4 << 30
+PENDING = 10_000
 MIB = 1 << 20
 
 
@@ -134,6 +140,55 @@ def memory(stage: Stage) -> Iterator[Sample]:
     yield Sample(peak_bytes / MIB, f"{peak_bytes / MIB:.0f} MiB", "")
 
 
+def pending(stage: Stage) -> Iterator[Sample]:
+    home = stage.directory / "pending"
+    mount = home / "mnt"
+    mount.mkdir(parents=True)
+    # One byte a second: what waits goes on waiting.
+    words = stage.options(home, {"upload.max_rate": "1"})
+    _fill_spool(stage, home / "state" / "spool")
+    for _ in range(stage.rounds):
+        ours = seconds(lambda: stage.artifactfs("mount", *words, mount))
+        listed = len(list((mount / "drop").iterdir()))
+        assert listed == PENDING, listed
+        _run(sys.executable, "-m", "artifactfs", "unmount", "--force", mount)
+        yield Sample(ours, f"{ours:.2f} s", "")
+
+
+def _fill_spool(stage: Stage, directory: Path) -> None:
+    """What a mount leaves that had no service: files that wait."""
+    url = urlsplit(stage.url)
+    outbox = Outbox(
+        directory,
+        NoService(),
+        origin=f"http://{url.hostname}:{url.port}",
+        upload=UploadConfig(),
+        drop=DropConfig(temporary_names=("*",)),
+        spool=SpoolConfig(),
+        known=lambda _: None,
+        on_uploaded=lambda *_: None,
+    )
+    outbox.start()
+    with ThreadPoolExecutor(8) as pool:
+        for done in pool.map(lambda number: _write(outbox, number), range(PENDING)):
+            assert done is None
+    outbox.close()
+
+
+def _write(outbox: Outbox, number: int) -> None:
+    file = outbox.create(f"{number:05}.bin", 0o644)
+    file.write(0, b"%d" % number)
+    file.flush(0)
+    file.release()
+
+
+class NoService:
+    """Nothing is called: every name waits."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(name)
+
+
 def _peak_bytes(pid: int) -> int:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
@@ -209,5 +264,6 @@ ROWS = (
     Row("drop", "cp into drop/ until close returns", "cp, then sync", "<=", 1.3, drop),
     Row("upload", "from close to uploaded, in parts", "curl -T", "<=", 1.25, upload),
     Row("small", f"{FILES:,} files of 10 KiB, uploaded", "POSTs", "<=", 1.0, small),
+    Row("pending", f"mount with {PENDING:,} files waiting, s", "", "<=", 0.5, pending),
     Row("memory", "the driver's peak, MiB, cold + upload", "", "<=", 150, memory),
 )
