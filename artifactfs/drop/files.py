@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactfs.drop.copying import copy_file
+from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.states import Entry, State
 from artifactfs.errors import SpoolFull
@@ -134,18 +135,9 @@ class Spooled:
         self._mtime_ns = time.time_ns()
 
     def _send_on(self, stop: int) -> None:
-        """Have the kernel write what has come so far, so that the close has little to wait for.
-
-        It writes a span that it is told to forget, and cannot forget what is not written yet.
-        """
+        """Have the kernel write what has come so far, so that the close has little to wait for."""
         if stop - self._sent_on_bytes >= SEND_ON_BYTES:
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(
-                    self._descriptor,
-                    self._sent_on_bytes,
-                    stop - self._sent_on_bytes,
-                    os.POSIX_FADV_DONTNEED,
-                )
+            begin_write_back(self._descriptor, self._sent_on_bytes, stop)
             self._sent_on_bytes = stop
 
     def truncate(self, size_bytes: int) -> None:

@@ -45,6 +45,7 @@ from artifactfs.errors import (
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 60.0
 MOST_REFUSALS = 2
+MOST_WARNINGS = 10
 BUSY_S = 0.03
 
 _PASSING = (Conflict, StorageFull, TimedOut, TokenMissing, TokenRejected, Unreachable)
@@ -376,9 +377,16 @@ class Worker:
             trouble = self._troubles.setdefault(entry.id, _Trouble())
             trouble.times += 1
             pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(trouble.times - 1, 10))
-            first = trouble.times == 1
-        if first:
-            _log.warning("%s is not uploaded yet, it is tried again: %s", entry.path, error)
+            said = trouble.times > 1
+            many = len(self._troubles) > MOST_WARNINGS
+        if not said:
+            # While the service is away, ten thousand entries need not say so one by one.
+            _log.log(
+                logging.DEBUG if many else logging.WARNING,
+                "%s is not uploaded yet, it is tried again: %s",
+                entry.path,
+                error,
+            )
         queued = entry
         if entry.state is not State.QUEUED:
             moved = self._queue.move(entry, State.QUEUED, error=str(error))
