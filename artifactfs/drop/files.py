@@ -26,7 +26,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
-from artifactfs.drop.copying import copy_file
+from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.states import Entry, State
@@ -174,8 +174,10 @@ class Spooled:
         descriptor = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             copy_file(self._descriptor, descriptor)
+            copy_attributes(self._descriptor, descriptor)
             os.fsync(descriptor)
             copy.replace(self._path)
+            self._fresh = True  # another file has the name now, and that has to reach the disk
             os.dup2(descriptor, self._descriptor, inheritable=False)
         except BaseException:
             copy.unlink(missing_ok=True)

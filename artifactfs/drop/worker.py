@@ -26,7 +26,7 @@ from artifactfs.clock import Clock
 from artifactfs.drop.hashing import RollingHash, hash_file
 from artifactfs.drop.journal import Journal
 from artifactfs.drop.shipment import Shipment, Watch
-from artifactfs.drop.states import Entry, State
+from artifactfs.drop.states import IN_FLIGHT, Entry, State
 from artifactfs.drop.turns import Lane, Turns
 from artifactfs.drop.uploader import Arrival, Uploader
 from artifactfs.errors import (
@@ -207,7 +207,8 @@ class Worker:
             try:
                 self._take(entry_id, job.cancelled)
             except Exception:  # noqa: BLE001 - a thread that ends would upload nothing
-                _log.exception("an upload broke")
+                _log.exception("an upload broke; it is tried again")
+                job.again_at_s = self._clock.monotonic_s() + MOST_PAUSE_S / 4
             finally:
                 self._finish(lane, entry_id, job)
 
@@ -255,15 +256,11 @@ class Worker:
 
     def _take(self, entry_id: int, cancelled: threading.Event) -> None:
         entry = self._queue.waiting(entry_id)
-        if entry is None:
-            return
-        try:
+        if entry is not None and entry.state in IN_FLIGHT:
+            # Its last move could not be written down: the journal's disk was full.
+            entry = self._queue.move(entry, State.QUEUED)
+        if entry is not None:
             self._process(entry, cancelled)
-        except Exception as error:
-            broken = self._queue.waiting(entry_id)
-            if broken is not None:
-                self._put_back(broken, error)
-            raise
 
     def _process(self, queued: Entry, cancelled: threading.Event) -> None:
         began_s = self._clock.monotonic_s()
