@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import requests.adapters
 import urllib3
 
 from artifactfs import __version__
@@ -47,6 +46,7 @@ from artifactfs.errors import (
     Unsupported,
 )
 from artifactfs.remote import wire
+from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.token import Secret, TokenSource
 
@@ -93,9 +93,7 @@ class Session:
         self._requests = requests.Session()
         self._requests.auth = _no_auth
         self._surroundings: dict[str, dict[str, Any]] = {}
-        adapter = requests.adapters.HTTPAdapter(
-            pool_connections=8, pool_maxsize=pool_size, max_retries=0
-        )
+        adapter = Adapter(pool_connections=8, pool_maxsize=pool_size, max_retries=0)
         self._requests.mount("http://", adapter)
         self._requests.mount("https://", adapter)
         self._requests.headers.clear()
