@@ -133,6 +133,7 @@ def test_what_is_done_to_an_entry(bench: Bench, proxy: FaultProxy, state: State,
 
 
 def test_a_file_that_is_renamed_at_once_is_uploaded_once_under_its_last_name(bench: Bench) -> None:
+    bench.quiet_s = 2.0
     outbox = bench.outbox()
     for number in range(20):
         write(outbox, f"{number}.new", b"%d" % number)
