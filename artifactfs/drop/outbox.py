@@ -125,9 +125,8 @@ class Outbox:
             _log.warning("the disk of %s is full: what was kept back is used", slot.directory)
             journal = _recovered(slot, others)
         slot.take_ballast()
-        self._book.start(slot, journal, self._folders.add)
-        for entry in journal.entries():
-            if entry.state is State.QUEUED and not self._view.waits_for_name(entry.path):
+        for entry in self._book.start(slot, journal, self._folders.add):
+            if entry.state is State.QUEUED and not entry.waits_for_name:
                 self._worker.offer(entry)
         self._worker.start()
         self._sweeper.start()
