@@ -7,7 +7,7 @@ the number of *lanes* follows what is measured, in ticks of `TICK_S` in which so
 fetch was held back for want of a lane:
 
 * when even the quickest of the first `ANSWERS` answers took `LONG_S` to begin, the line is long,
-  and there are `LONG_LANES` at once;
+  and there are `LONG_LANES` at once, and for `HOLD_S` at least;
 * at first the lanes double, up to `SAFE_LANES`, while less than `FAST_BYTES_S` arrives by each: no
   processor is the limit then, and a reader over a long line has them all after a few round trips;
 * from then on another number is tried now and then for some ticks, in turn half as many and twice
@@ -96,6 +96,7 @@ class Lanes:
         if self._answers != ANSWERS or self._nearest_s < LONG_S or self.limit >= LONG_LANES:
             return False
         self._is_growing = False
+        self._hold_until_s = self._tick_from_s + HOLD_S
         self._become(LONG_LANES)
         return True
 

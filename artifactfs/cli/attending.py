@@ -12,6 +12,7 @@ from typing import Any
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +25,8 @@ from artifactfs.cli.running import Running
 POLL_S = 0.05
 WATCH_S = 1.0
 MOST_LINES = 20
+BAR_WIDTH = 20
+_ORDER = {"uploading": 0, "failed": 1, "interrupted": 2, "hashing": 3, "writing": 4}
 
 
 @click.command()
@@ -119,26 +122,30 @@ def _overview(
     ):
         facts.add_row(Text(name, "bold"), Text(shown.plain(text)))
     files = [one for one in entries if one["state"] != "uploaded"]
-    if not files:
-        return facts
+    return Group(facts, Text(""), _files(files)) if files else facts
+
+
+def _files(files: list[dict[str, Any]]) -> RenderableType:
+    """What is in drop/, what moves and what needs somebody first, and not more than a screen."""
+    files = sorted(files, key=lambda one: _ORDER.get(one["state"], len(_ORDER)))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("drop/", "state", "size", "sent", ""):
         table.add_column(heading)
-    for one in files:
+    for one in files[:MOST_LINES]:
         state = "waits for its name" if one["waits_for_name"] else one["state"]
+        sent: RenderableType = ""
+        if one["state"] == "uploading":
+            sent = ProgressBar(total=1.0, completed=one["progress"], width=BAR_WIDTH)
         table.add_row(
-            *(
-                Text(shown.plain(cell))
-                for cell in (
-                    one["name"],
-                    state,
-                    shown.size(one["size"]),
-                    f"{one['progress']:.0%}",
-                    one["error"] or "",
-                )
-            )
+            Text(shown.plain(one["name"])),
+            Text(state),
+            Text(shown.size(one["size"])),
+            sent,
+            Text(shown.plain(one["error"] or "")),
         )
-    return Group(facts, Text(""), table)
+    if len(files) <= MOST_LINES:
+        return table
+    return Group(table, Text(f"and {len(files) - MOST_LINES:,} more"))
 
 
 def wait_for_uploads(running: Running, timeout_s: float) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ index in SQLite, and is meant for tests, demonstrations and small teams, not for
     artifacts    list, get, post, references; expiry           records    artifacts in the index
     uploads      direct and multipart uploads                  tickets    uploads in the index
     objects      the object store: presigned PUT and GET       parts      uploads' files
+    shelf        where uploads gather: here, or in a bucket     bucket     every call to S3
+    bucket_shelf, bucket_store   uploads and contents in a bucket
     jobs         jobs, tasks, outputs, results                 streams    server-sent events
     playing      /_dev: what tests tell it to play             accounts   tokens and roles
     receiving, sending   bytes in, bytes out                   store      contents on disk

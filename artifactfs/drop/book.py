@@ -45,20 +45,24 @@ class Book:
         self._slot: Slot | None = None
         self._journal: Journal | None = None
 
-    def start(self, slot: Slot, journal: Journal, add_folder: Callable[[str], object]) -> None:
-        """Show what the journal says. `add_folder` is called for folders that it does not have."""
+    def start(
+        self, slot: Slot, journal: Journal, add_folder: Callable[[str], object]
+    ) -> list[Entry]:
+        """Show what the journal says. `add_folder` is called for folders that it does not have.
+
+        Returns the entries as they are shown, in the order of closing.
+        """
         self._slot, self._journal = slot, journal
-        used_bytes = 0
         for folder in journal.folders():
             self.view.put_folder(folder)
-        for entry in journal.entries():
-            for path in reversed(list(above(entry.path))):
-                if self.view.find(path) is None:
-                    add_folder(path)
-            self.view.put(entry)
-            used_bytes += entry.size_bytes
+        entries = journal.entries()
+        for path in sorted({path for entry in entries for path in above(entry.path)}, key=len):
+            if self.view.find(path) is None:
+                add_folder(path)
+        shown = self.view.load(entries)
         self._turn = journal.last_turn()
-        self.space.use(slot, used_bytes)
+        self.space.use(slot, sum(entry.size_bytes for entry in entries))
+        return shown
 
     def end(self) -> None:
         """Nothing changes any more; the journal is closed, the slot free."""

@@ -18,6 +18,7 @@ class Uploads(Protocol):
         source: Body,
         filename: str,
         *,
+        sha256: str | None = None,
         progress: Callable[[int], None] | None = None,
         cancelled: threading.Event | None = None,
     ) -> Artifact: ...

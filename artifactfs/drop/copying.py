@@ -32,6 +32,13 @@ def copy_file(source: int, target: int) -> None:
         position += count
 
 
+def copy_attributes(source: int, target: int) -> None:
+    """Give `target` the extended attributes of `source`, where the file system keeps such."""
+    with contextlib.suppress(OSError):
+        for name in os.listxattr(source):
+            os.setxattr(target, name, os.getxattr(source, name))
+
+
 def _copy_piece(source: int, target: int, position: int, most_bytes: int) -> int:
     try:
         return os.copy_file_range(source, target, min(most_bytes, _PIECE_BYTES), position, position)

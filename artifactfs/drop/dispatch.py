@@ -12,9 +12,11 @@ from artifactfs.clock import Clock
 from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.book import Book
 from artifactfs.drop.hashing import KeptHashes, RollingHash
-from artifactfs.drop.states import Entry, State
+from artifactfs.drop.states import IN_FLIGHT, Entry, State
 from artifactfs.drop.uploader import Arrival
 from artifactfs.drop.worker import Work
+
+_TO_GO = frozenset({State.QUEUED, *IN_FLIGHT})
 
 _log = logging.getLogger(__name__)
 
@@ -37,9 +39,9 @@ class Dispatch:
         self._clock = clock
 
     def waiting(self, entry_id: int) -> Entry | None:
-        """The entry, if it is queued and may go."""
+        """The entry, if it may go: it is queued, or whoever was at it has left it as it is."""
         entry = self._book.view.stored(entry_id)
-        if entry is None or entry.state is not State.QUEUED or entry.waits_for_name:
+        if entry is None or entry.state not in _TO_GO or entry.waits_for_name:
             return None
         return entry
 

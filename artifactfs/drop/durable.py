@@ -8,10 +8,16 @@ Linux reports an error once and calls the pages clean afterwards: trying again w
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+SYNC_FILE_RANGE_WRITE = 2  # include/uapi/linux/fs.h
+_SYNC_FILE_RANGE = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _SYNC_FILE_RANGE is not None:
+    _SYNC_FILE_RANGE.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 class GroupSync:
@@ -61,6 +67,15 @@ class GroupSync:
                 if error is not None:
                     self._failed[number] = error
                 self._turn.notify_all()
+
+
+def begin_write_back(descriptor: int, start: int, stop: int) -> None:
+    """Have the kernel begin to write these bytes, and do not wait: a later sync has less to do.
+
+    sync_file_range(2), of Linux; elsewhere nothing happens.
+    """
+    if _SYNC_FILE_RANGE is not None and stop > start:
+        _SYNC_FILE_RANGE(descriptor, start, stop - start, SYNC_FILE_RANGE_WRITE)
 
 
 def sync_directory(path: Path) -> None:

@@ -26,7 +26,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
-from artifactfs.drop.copying import copy_file
+from artifactfs.drop.copying import copy_attributes, copy_file
+from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.states import Entry, State
 from artifactfs.errors import SpoolFull
@@ -195,18 +196,9 @@ class Spooled:
         self._mtime_ns = time.time_ns()
 
     def _send_on(self, stop: int) -> None:
-        """Have the kernel write what has come so far, so that the close has little to wait for.
-
-        It writes a span that it is told to forget, and cannot forget what is not written yet.
-        """
+        """Have the kernel write what has come so far, so that the close has little to wait for."""
         if stop - self._sent_on_bytes >= SEND_ON_BYTES:
-            with contextlib.suppress(OSError):
-                os.posix_fadvise(
-                    self._descriptor,
-                    self._sent_on_bytes,
-                    stop - self._sent_on_bytes,
-                    os.POSIX_FADV_DONTNEED,
-                )
+            begin_write_back(self._descriptor, self._sent_on_bytes, stop)
             self._sent_on_bytes = stop
 
     def truncate(self, size_bytes: int) -> None:
@@ -243,8 +235,10 @@ class Spooled:
         descriptor = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             copy_file(self._descriptor, descriptor)
+            copy_attributes(self._descriptor, descriptor)
             os.fsync(descriptor)
             copy.replace(self._path)
+            self._fresh = True  # another file has the name now, and that has to reach the disk
             os.dup2(descriptor, self._descriptor, inheritable=False)
         except BaseException:
             copy.unlink(missing_ok=True)

@@ -62,6 +62,11 @@ class Journal:
         with self._lock:
             with contextlib.suppress(OSError, DropError):
                 self._do("INSERT OR REPLACE INTO facts VALUES (?, '1')", (_CLEAN,))
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close the database as a crash would."""
+        with self._lock:
             self._database.close()
             if self._log_descriptor >= 0:
                 os.close(self._log_descriptor)

@@ -13,6 +13,8 @@ view's and the hashes' own, of which nobody holds two.
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +35,7 @@ from artifactfs.drop.journal import Journal
 from artifactfs.drop.recovery import recover
 from artifactfs.drop.renames import Renames
 from artifactfs.drop.space import Space
-from artifactfs.drop.spool import claim
+from artifactfs.drop.spool import Slot, claim
 from artifactfs.drop.states import Entry, Folder, State
 from artifactfs.drop.sweeper import Sweeper
 from artifactfs.drop.uploader import Uploader
@@ -46,9 +48,21 @@ SYNC_S = 3600.0
 _JOIN_S = 5.0
 _FOLLOWERS = 2
 
+_log = logging.getLogger(__name__)
+
 
 def _ignore(path: str) -> None:
     _ = path
+
+
+def _recovered(slot: Slot, others: list[Slot]) -> Journal:
+    journal = Journal(slot.journal_path)
+    try:
+        recover(slot, journal, others)
+    except BaseException:
+        journal.abandon()
+        raise
+    return journal
 
 
 class Outbox:
@@ -103,11 +117,16 @@ class Outbox:
     def start(self) -> None:
         """Claim a slot, take up what was left, and start the threads. Raises `DropError`."""
         slot, others = claim(self._directory, self._origin)
-        journal = Journal(slot.journal_path)
-        recover(slot, journal, others)
-        self._book.start(slot, journal, self._folders.add)
-        for entry in journal.entries():
-            if entry.state is State.QUEUED and not self._view.waits_for_name(entry.path):
+        try:
+            journal = _recovered(slot, others)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not slot.drop_ballast():
+                raise
+            _log.warning("the disk of %s is full: what was kept back is used", slot.directory)
+            journal = _recovered(slot, others)
+        slot.take_ballast()
+        for entry in self._book.start(slot, journal, self._folders.add):
+            if entry.state is State.QUEUED and not entry.waits_for_name:
                 self._worker.offer(entry)
         self._worker.start()
         self._sweeper.start()

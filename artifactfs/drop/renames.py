@@ -8,8 +8,10 @@ temporary name counts on the rename as others do on the close.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
+from collections.abc import Iterator, Sequence
 
 from artifactfs.drop.book import Book, refuse
 from artifactfs.drop.desk import Desk
@@ -57,32 +59,48 @@ class Renames:
             refuse(errno.EISDIR)
         if target is not None:
             self._desk.stop(target.id)
-        self._move(entry, new, target)
+        with self._in_one([entry]):
+            row = self._write_down(entry, new, target)
+        self._show(entry, row, new)
         if target is not None:
             self._desk.discard_if_closed(target)
         self._folders.use(new)
 
-    def _move(self, entry: Entry, new: str, target: Entry | None = None) -> None:
-        """Give an entry its new name, in the journal and for everyone who looks."""
+    @contextlib.contextmanager
+    def _in_one(self, entries: Sequence[Entry]) -> Iterator[None]:
+        """All of it in the journal, or nothing; then what was withdrawn goes as it was."""
+        try:
+            with self._book.journal.together():
+                yield
+        except BaseException:
+            for entry in entries:
+                self._desk.renamed(entry)
+            raise
+
+    def _write_down(self, entry: Entry, new: str, target: Entry | None = None) -> Entry:
+        """An entry's new name in the journal; what was under its old one is queued again."""
         book = self._book
         self._desk.withdraw(entry.id)
         row = book.view.stored(entry.id)
         assert row is not None
-        with book.journal.together():
-            if row.state in _UNDER_ITS_NAME:
-                moved = book.journal.move(
-                    row,
-                    State.QUEUED,
-                    generation=row.generation + 1,
-                    artifact_id=None,
-                    turn=book.next_turn(),
-                )
-                assert moved is not None
-                row = moved
-            book.journal.rename([(row.id, new)], (), None if target is None else target.id)
-        book.slot.remember_path(row.file, new)
-        renamed = book.view.rename(entry.path, dataclasses.replace(row, path=new, progress=0.0))
-        self._desk.renamed(renamed)
+        if row.state in _UNDER_ITS_NAME:
+            moved = book.journal.move(
+                row,
+                State.QUEUED,
+                generation=row.generation + 1,
+                artifact_id=None,
+                turn=book.next_turn(),
+            )
+            assert moved is not None
+            row = moved
+        book.journal.rename([(row.id, new)], (), None if target is None else target.id)
+        return row
+
+    def _show(self, entry: Entry, row: Entry, new: str) -> None:
+        """The same for everyone who looks, and for the worker."""
+        self._book.slot.remember_path(row.file, new)
+        renamed = dataclasses.replace(row, path=new, progress=0.0)
+        self._desk.renamed(self._book.view.rename(entry.path, renamed))
 
     def _rename_folder(self, folder: Folder, target: Entry | Folder | None, new: str) -> None:
         book = self._book
@@ -95,17 +113,22 @@ class Renames:
         if target is not None and not book.view.is_empty(new):
             refuse(errno.ENOTEMPTY)
         entries, folders = book.view.below(folder.path)
-        cut = len(folder.path)
-        with book.journal.together():
+        renamed = sorted([folder, *folders], key=lambda each: len(each.path))
+
+        def moved(path: str) -> str:
+            return new + path[len(folder.path) :]
+
+        with self._in_one(entries):
             if target is not None:
                 book.journal.remove_folder(target.id)
-                book.view.drop(new)
-            renamed = sorted([folder, *folders], key=lambda each: len(each.path))
-            book.journal.rename([], [(one.id, new + one.path[cut:]) for one in renamed])
-            for one in renamed:
-                book.view.put_folder(dataclasses.replace(one, path=new + one.path[cut:]))
-            for entry in entries:
-                self._move(entry, new + entry.path[cut:])
+            book.journal.rename([], [(one.id, moved(one.path)) for one in renamed])
+            rows = [self._write_down(entry, moved(entry.path)) for entry in entries]
+        if target is not None:
+            book.view.drop(new)
+        for one in renamed:
+            book.view.put_folder(dataclasses.replace(one, path=moved(one.path)))
+        for entry, row in zip(entries, rows, strict=True):
+            self._show(entry, row, moved(entry.path))
         for one in reversed(renamed):
             book.view.drop(one.path)
         self._folders.use(new)

@@ -3,7 +3,8 @@
 WAL with ``synchronous = NORMAL``: a statement that returned has been written to the log, which is
 brought to the disk when somebody asks for it (`Journal.reach_disk`) and before SQLite copies it
 into the database. So a commit costs no sync, a crash of the driver loses nothing that was
-committed, and a crash of the machine nothing that was asked for.
+committed, and a crash of the machine nothing that was asked for. The slot's lock keeps others out,
+so SQLite needs none of its own (``locking_mode = EXCLUSIVE``), nor memory shared with others.
 
 A journal that SQLite calls no database, or malformed, is set aside under another name, never
 removed: its files are found by ``recovery`` without it.
@@ -11,7 +12,9 @@ removed: its files are found by ``recovery`` without it.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -89,7 +92,10 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     try:
         return _open(path)
     except sqlite3.DatabaseError as error:
-        if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _BROKEN:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if code not in _BROKEN:
             raise _unusable(path, error) from error
         aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
         _log.error("the journal %s is broken (%s): it is kept as %s", path, error, aside.name)
@@ -113,6 +119,7 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
     )
     try:
         path.chmod(0o600)
+        database.execute("PRAGMA locking_mode = EXCLUSIVE")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 512")

@@ -8,6 +8,10 @@ process however that ends. A mount takes the first free slot, so that two mounts
 not meet. What lies in other slots that nobody holds belongs to mounts that are gone: it is moved
 over (``takeover``), so that nothing is stranded, whichever mount point comes next.
 
+A slot keeps some of the disk back in a file called ``ballast``. Should others have filled the disk
+when a mount starts, it is let go, so that the journal can be written, what waits be uploaded, and
+the disk be emptied by that.
+
 A file also carries its entry's path, as an extended attribute where the file system keeps such:
 should the journal be lost, its files still know their names.
 """
@@ -29,6 +33,7 @@ from artifactfs.errors import DropError
 
 MOST_SLOTS = 1000
 SPARED_BYTES = 16 << 20
+BALLAST_BYTES = 2 << 20
 _PATH_XATTR = "user.artifactfs.path"
 
 
@@ -39,6 +44,7 @@ class Slot:
         self.directory = directory
         self.files = directory / "files"
         make_directory(self.files)
+        self._ballast = directory / "ballast"
         self._lock_descriptor = lock_descriptor
         self._names = GroupSync(lambda: sync_directory(self.files))
 
@@ -76,6 +82,24 @@ class Slot:
         with contextlib.suppress(OSError):
             return os.fsdecode(os.getxattr(self.path(file), _PATH_XATTR)) or None
         return None
+
+    def take_ballast(self) -> None:
+        """Keep some of the disk back, if there is enough of it."""
+        with contextlib.suppress(OSError):
+            if self._ballast.exists() or self.left_bytes() < self._ballast_bytes():
+                return
+            with self._ballast.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, self._ballast_bytes())
+
+    def drop_ballast(self) -> bool:
+        """Let go what was kept back; whether there was any."""
+        there = self._ballast.exists()
+        self._ballast.unlink(missing_ok=True)
+        return there
+
+    def _ballast_bytes(self) -> int:
+        disk = os.statvfs(self.directory)
+        return min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // 16)
 
     def close(self) -> None:
         """Let the slot go."""

@@ -163,6 +163,7 @@ class Uploader:
             artifact = self._uploads.by_controller(
                 shipment.whole(),
                 shipment.filename,
+                sha256=shipment.sha256,
                 progress=self._metered(shipment, watch),
                 cancelled=watch.cancelled,
             )

@@ -12,6 +12,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -88,10 +89,6 @@ class View:
             path = self._paths.get(entry_id)
             return None if path is None else self._entries[path]
 
-    def waits_for_name(self, path: str) -> bool:
-        """Whether a name looks temporary."""
-        return self._temporary.match(path)
-
     def tally(self) -> Tally:
         """How many there are. Takes as long for many as for few, but for those being sent."""
         with self._lock:
@@ -144,6 +141,21 @@ class View:
             self._entries[entry.path] = entry
             self._paths[entry.id] = entry.path
         return entry
+
+    def load(self, entries: Iterable[Entry]) -> list[Entry]:
+        """All of them are new, at the start; as they are shown."""
+        shown: list[Entry] = []
+        with self._lock:
+            for entry in entries:
+                if self._temporary.match(entry.path):
+                    entry = dataclasses.replace(entry, waits_for_name=True)
+                self._names.setdefault(parent_of(entry.path), {})[entry.path] = None
+                self._count(entry, 1)
+                self._entries[entry.path] = entry
+                self._paths[entry.id] = entry.path
+                shown.append(entry)
+            self.version += 1
+        return shown
 
     def _count(self, entry: Entry, by: int) -> None:
         self._states[entry.state] += by

@@ -26,7 +26,7 @@ from artifactfs.clock import Clock
 from artifactfs.drop.hashing import RollingHash, hash_file
 from artifactfs.drop.journal import Journal
 from artifactfs.drop.shipment import Shipment, Watch
-from artifactfs.drop.states import Entry, State
+from artifactfs.drop.states import IN_FLIGHT, Entry, State
 from artifactfs.drop.turns import Lane, Turns
 from artifactfs.drop.uploader import Arrival, Uploader
 from artifactfs.errors import (
@@ -45,6 +45,8 @@ from artifactfs.errors import (
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 60.0
 MOST_REFUSALS = 2
+MOST_WARNINGS = 10
+BUSY_S = 0.03
 
 _PASSING = (Conflict, StorageFull, TimedOut, TokenMissing, TokenRejected, Unreachable)
 _ASK_AGAIN = frozenset({"sha256_mismatch", "incomplete", "invalid_parts"})
@@ -125,6 +127,8 @@ class Worker:
         self._lock = threading.Lock()
         self._changed = {lane: threading.Condition(self._lock) for lane in Lane}
         self._timing = dict.fromkeys(Lane, False)
+        self._active = dict.fromkeys(Lane, 0)
+        self._offered_at_s = -BUSY_S
         self._turns = Turns()
         self._working: dict[int, _Job] = {}
         self._troubles: dict[int, _Trouble] = {}
@@ -158,6 +162,7 @@ class Worker:
         """An entry is queued: it stands in line, from after `delay_s` on."""
         now_s = self._clock.monotonic_s()
         with self._lock:
+            self._offered_at_s = now_s
             job = self._working.get(entry.id)
             if job is not None:
                 job.again_at_s = now_s + delay_s
@@ -202,9 +207,10 @@ class Worker:
             try:
                 self._take(entry_id, job.cancelled)
             except Exception:  # noqa: BLE001 - a thread that ends would upload nothing
-                _log.exception("an upload broke")
+                _log.exception("an upload broke; it is tried again")
+                job.again_at_s = self._clock.monotonic_s() + MOST_PAUSE_S / 4
             finally:
-                self._finish(entry_id, job)
+                self._finish(lane, entry_id, job)
 
     def _next(self, lane: Lane) -> tuple[int, _Job] | None:
         """Wait for the next entry; None at the end."""
@@ -212,9 +218,13 @@ class Worker:
         with self._lock:
             while not self._closing:
                 now_s = self._clock.monotonic_s()
+                if self._must_yield(lane, now_s):
+                    changed.wait(BUSY_S)
+                    continue
                 entry_id = self._turns.take(lane, now_s)
                 if entry_id is not None:
                     job = self._working[entry_id] = _Job(threading.Event())
+                    self._active[lane] += 1
                     changed.notify()  # perhaps there is one more, or a time to wait for
                     return entry_id, job
                 next_s = self._turns.next_s(lane)
@@ -228,24 +238,29 @@ class Worker:
                     self._timing[lane] = False
         return None
 
-    def _finish(self, entry_id: int, job: _Job) -> None:
+    def _must_yield(self, lane: Lane, now_s: float) -> bool:
+        """Whether one upload of this lane at a time is enough, while files keep being closed.
+
+        All threads of a process share one interpreter: those that upload would make those wait that
+        answer the program which is writing just now.
+        """
+        return self._active[lane] > 0 and now_s - self._offered_at_s < BUSY_S
+
+    def _finish(self, lane: Lane, entry_id: int, job: _Job) -> None:
         waiting = self._queue.waiting(entry_id)
         with self._lock:
+            self._active[lane] -= 1
             self._working.pop(entry_id, None)
             if job.again_at_s is not None and waiting is not None:
                 self._put(waiting, job.again_at_s, self._clock.monotonic_s())
 
     def _take(self, entry_id: int, cancelled: threading.Event) -> None:
         entry = self._queue.waiting(entry_id)
-        if entry is None:
-            return
-        try:
+        if entry is not None and entry.state in IN_FLIGHT:
+            # Its last move could not be written down: the journal's disk was full.
+            entry = self._queue.move(entry, State.QUEUED)
+        if entry is not None:
             self._process(entry, cancelled)
-        except Exception as error:
-            broken = self._queue.waiting(entry_id)
-            if broken is not None:
-                self._put_back(broken, error)
-            raise
 
     def _process(self, queued: Entry, cancelled: threading.Event) -> None:
         began_s = self._clock.monotonic_s()
@@ -359,9 +374,16 @@ class Worker:
             trouble = self._troubles.setdefault(entry.id, _Trouble())
             trouble.times += 1
             pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(trouble.times - 1, 10))
-            first = trouble.times == 1
-        if first:
-            _log.warning("%s is not uploaded yet, it is tried again: %s", entry.path, error)
+            said = trouble.times > 1
+            many = len(self._troubles) > MOST_WARNINGS
+        if not said:
+            # While the service is away, ten thousand entries need not say so one by one.
+            _log.log(
+                logging.DEBUG if many else logging.WARNING,
+                "%s is not uploaded yet, it is tried again: %s",
+                entry.path,
+                error,
+            )
         queued = entry
         if entry.state is not State.QUEUED:
             moved = self._queue.move(entry, State.QUEUED, error=str(error))

@@ -1,4 +1,9 @@
-"""What is sent: a file, or a span of one, that can be opened again for each attempt."""
+"""What is sent: a file, or a span of one, that can be opened again for each attempt.
+
+The bytes of a file need not pass through Python: what ``requests`` is given to send are `FilePiece`
+objects, and the connection (`PlainConnection`) hands such a piece to the kernel (``sendfile``).
+Whoever does not know them, as a connection through TLS, reads from them as from any file.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +12,16 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
+
+import requests.adapters
+import urllib3
+from urllib3.connection import HTTPConnection
 
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
+
+PIECE_BYTES = 512 << 10
 
 Progress = Callable[[int], None]
 
@@ -20,11 +31,11 @@ class Body(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """How many bytes `open` gives."""
+        """How many bytes there are."""
         ...
 
     def open(self) -> BinaryIO:
-        """A fresh reader of exactly that many bytes; whoever opens it closes it."""
+        """The file, positioned at the first of them; whoever opens it closes it."""
         ...
 
 
@@ -40,29 +51,36 @@ class FileBody:
         return len(self.span)
 
     def open(self) -> BinaryIO:
-        file = self.path.open("rb", buffering=0)
+        file = io.FileIO(self.path)
         file.seek(self.span.start)
-        return io.BufferedReader(_Bounded(file, len(self.span)), 1 << 20)
+        return file
 
 
-class _Bounded(io.RawIOBase):
-    """At most `size_bytes` of what follows in `file`. For one thread."""
+class FilePiece:
+    """The next `size_bytes` of an open file: a readable object, or work for the kernel."""
 
-    def __init__(self, file: io.FileIO, size_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
         self._left_bytes = size_bytes
 
-    def readable(self) -> bool:
-        return True
+    def __len__(self) -> int:
+        return self._left_bytes
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count = self._file.readinto(memoryview(buffer)[: self._left_bytes]) or 0
-        self._left_bytes -= count
-        return count
+    def read(self, size: int = -1) -> bytes:
+        """At most that many of the bytes that are left."""
+        count = self._left_bytes if size < 0 else min(size, self._left_bytes)
+        piece = self._file.read(count)
+        self._left_bytes -= len(piece)
+        if not piece and count:
+            raise ConnectionError("the file became shorter while it was sent")
+        return piece
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def send_to(self, connection: Any) -> None:
+        """Have the kernel send it. Raises `OSError`."""
+        sent = connection.sendfile(self._file, self._file.tell(), self._left_bytes)
+        if sent != self._left_bytes:
+            raise ConnectionError("the file became shorter while it was sent")
+        self._left_bytes = 0
 
 
 class Sending:
@@ -80,16 +98,44 @@ class Sending:
     def __len__(self) -> int:
         return self._size_bytes
 
-    def read(self, size: int = -1) -> bytes:
-        """The next bytes; larger pieces than the library asks for, which sends what it gets."""
+    def read(self, size: int = -1) -> FilePiece | bytes:
+        """The next piece, however small a one was asked for: the library sends what it gets."""
+        _ = size
         if self._cancelled is not None and self._cancelled.is_set():
             raise Cancelled("the upload was given up")
-        piece = self._file.read(max(size, 1 << 18) if size >= 0 else -1)
-        self._sent_bytes += len(piece)
+        count = min(PIECE_BYTES, self._size_bytes - self._sent_bytes)
+        self._sent_bytes += count
         if self._progress is not None:
             self._progress(self._sent_bytes)
-        return piece
+        return FilePiece(self._file, count) if count else b""
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class PlainConnection(HTTPConnection):
+    """A connection without TLS, through which the kernel sends files."""
+
+    def send(self, data: Any) -> None:
+        """Send a piece of a file, or what every connection can send."""
+        if isinstance(data, FilePiece) and self.sock is not None:
+            data.send_to(self.sock)
+        else:
+            super().send(data)
+
+
+class _PlainPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = PlainConnection
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """What ``requests`` sends with: its own, but for connections without TLS."""
+
+    def init_poolmanager(self, *words: Any, **more: Any) -> None:
+        """Called once, by the library."""
+        super().init_poolmanager(*words, **more)
+        self.poolmanager.pool_classes_by_scheme = {
+            **self.poolmanager.pool_classes_by_scheme,
+            "http": _PlainPool,
+        }

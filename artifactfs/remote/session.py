@@ -28,7 +28,6 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 import requests
-import requests.adapters
 import urllib3
 
 from artifactfs import __version__
@@ -51,6 +50,7 @@ from artifactfs.errors import (
     Unsupported,
 )
 from artifactfs.remote import wire
+from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.connection import NotPlain
 from artifactfs.remote.connections import Connections
 from artifactfs.remote.retry import Retry, Transient
@@ -158,11 +158,9 @@ class Session:
         self._closed = threading.Event()
         self._retry = Retry(clock, self._closed, random.SystemRandom())
         self._requests = requests.Session()
-        self._requests.trust_env = True
         self._requests.auth = _no_auth
-        adapter = requests.adapters.HTTPAdapter(
-            pool_connections=8, pool_maxsize=pool_size, max_retries=0
-        )
+        self._surroundings: dict[str, dict[str, Any]] = {}
+        adapter = Adapter(pool_connections=8, pool_maxsize=pool_size, max_retries=0)
         self._requests.mount("http://", adapter)
         self._requests.mount("https://", adapter)
         self._requests.headers.clear()
@@ -322,12 +320,23 @@ class Session:
                     params=params,
                     timeout=self._timeout,
                     allow_redirects=False,
-                    stream=True,
+                    **self._surroundings_of(url),
                 )
         finally:
             close = getattr(data, "close", None)
             if close is not None:
                 close()
+
+    def _surroundings_of(self, url: str) -> dict[str, Any]:
+        """Proxies and certificates from the environment, which costs more to read than to send."""
+        origin = origin_of(url)
+        found = self._surroundings.get(origin)
+        if found is None:
+            self._requests.trust_env = True
+            found = dict(self._requests.merge_environment_settings(url, {}, True, None, None))
+            self._surroundings[origin] = found
+        self._requests.trust_env = False
+        return found
 
     @contextlib.contextmanager
     def translated(self, url: str) -> Iterator[None]:

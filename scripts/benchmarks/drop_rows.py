@@ -3,6 +3,7 @@
     drop     cp of 1 GiB into drop/ until close has returned, beside cp to the same disk and sync
     upload   from close to uploaded, 1 GiB in parts, beside curl -T of it to the object store
     small    1,000 files of 10 KiB into drop/ until all are uploaded, beside 1,000 POSTs
+    pending  artifactfs mount with 10,000 files waiting for their upload, until it returns
 
 The service is part of both sides of `upload` and `small`, and hashes and syncs in both. A content
 that it knows would be sent by neither, so each round makes bytes of its own before the clock runs.
@@ -14,18 +15,23 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifactfs.config import DropConfig, SpoolConfig, UploadConfig
+from artifactfs.drop import Outbox
 from benchmarks.row import Row, Sample
 from benchmarks.stage import CHUNK, Stage, seconds, touch_memory
 
 FILES = 1000
 FILE_BYTES = 10 << 10
-LARGE_BYTES = 4 << 30
+PENDING = 10_000
 MIB = 1 << 20
 
 
@@ -119,11 +125,55 @@ def _posts(stage: Stage, number: int) -> float:
     return time.perf_counter() - begun
 
 
-def _peak_bytes(pid: int) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    raise AssertionError("the kernel does not say VmHWM")
+def pending(stage: Stage) -> Iterator[Sample]:
+    home = stage.directory / "pending"
+    mount = home / "mnt"
+    mount.mkdir(parents=True)
+    # One byte a second: what waits goes on waiting.
+    words = stage.options(home, {"upload.max_rate": "1"})
+    _fill_spool(stage, home / "state" / "spool")
+    for _ in range(stage.rounds):
+        ours = seconds(lambda: stage.artifactfs("mount", *words, mount))
+        listed = len(list((mount / "drop").iterdir()))
+        pid = json.loads((mount / ".artifactfs" / "status.json").read_text())["pid"]
+        os.kill(pid, signal.SIGKILL)  # so that all of it goes on waiting, for the next round
+        _run(sys.executable, "-m", "artifactfs", "unmount", mount)
+        assert listed > PENDING - stage.rounds, listed
+        yield Sample(ours, f"{ours:.2f} s", "")
+
+
+def _fill_spool(stage: Stage, directory: Path) -> None:
+    """What a mount leaves that had no service: files that wait."""
+    url = urlsplit(stage.url)
+    outbox = Outbox(
+        directory,
+        NoService(),
+        origin=f"http://{url.hostname}:{url.port}",
+        upload=UploadConfig(),
+        drop=DropConfig(temporary_names=("*",)),
+        spool=SpoolConfig(),
+        known=lambda _: None,
+        on_uploaded=lambda *_: None,
+    )
+    outbox.start()
+    with ThreadPoolExecutor(8) as pool:
+        for done in pool.map(lambda number: _write(outbox, number), range(PENDING)):
+            assert done is None
+    outbox.close()
+
+
+def _write(outbox: Outbox, number: int) -> None:
+    file = outbox.create(f"{number:05}.bin", 0o644)
+    file.write(0, b"%d" % number)
+    file.flush(0)
+    file.release()
+
+
+class NoService:
+    """Nothing is called: every name waits."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(name)
 
 
 def _slower(ours_s: float, theirs_s: float, size_bytes: int) -> Sample:
@@ -194,4 +244,5 @@ ROWS = (
     Row("drop", "cp into drop/ until close returns", "cp, then sync", "<=", 1.3, drop),
     Row("upload", "from close to uploaded, in parts", "curl -T", "<=", 1.25, upload),
     Row("small", f"{FILES:,} files of 10 KiB, uploaded", "POSTs", "<=", 1.0, small),
+    Row("pending", f"mount with {PENDING:,} files waiting, s", "", "<=", 0.5, pending),
 )

@@ -31,7 +31,7 @@ MIB = 1 << 20
 PAGE = 4096
 DELAY_S = 0.05
 LISTED = 100_000
-PAGE = 10_000
+LISTED_AT_A_TIME = 10_000
 HELD = 3  # times its size: the origin's file, the cache's, and what the kernel keeps of the mount
 
 
@@ -396,7 +396,7 @@ def _transfer_list(stage: Stage) -> None:
     connection = http.client.HTTPConnection(stage.url.rpartition("/")[2])
     cursor: str | None = ""
     while cursor is not None:
-        query = f"limit={PAGE}" + (f"&cursor={cursor}" if cursor else "")
+        query = f"limit={LISTED_AT_A_TIME}" + (f"&cursor={cursor}" if cursor else "")
         named = {"Authorization": f"Bearer {stage.service.token}"}
         connection.request("GET", f"/api/v1/artifacts?{query}", headers=named)
         answer = connection.getresponse().read()

@@ -13,6 +13,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.config import DropConfig, HttpConfig, SpoolConfig, UploadConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import AuditLog, Entry, Outbox
+from artifactfs.drop.desk import QUIET_S
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.faults import FaultProxy
@@ -31,6 +32,7 @@ class Bench:
         self.spool = SpoolConfig()
         self.audit: Path | None = None
         self.killed = False
+        self.quiet_s = QUIET_S
         self.adopted: list[tuple[str, bytes]] = []
         self.open: list[Outbox] = []
 
@@ -46,6 +48,7 @@ class Bench:
             on_uploaded=self._adopt,
             audit=AuditLog(self.audit) if self.audit else None,
             was_killed=lambda pid: self.killed,
+            quiet_s=self.quiet_s,
         )
         made.start()
         self.open.append(made)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -137,6 +138,7 @@ def test_a_multipart_upload_goes_on_where_it_was(
     bench: Bench, controller: LocalController, s3: FaultProxy
 ) -> None:
     data = os.urandom(3 * PART + 7)
+    bench.upload = replace(bench.upload, connections=1)  # one part after the other
     outbox = bench.outbox()
     s3.break_with(method="PUT", path="/uploads/", status=503, times=99, skip=2)
     write(outbox, "file", data)

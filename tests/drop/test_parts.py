@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs.config import TEMPORARY_NAMES
@@ -30,6 +30,7 @@ WRITES = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(WRITES, st.booleans())
 def test_a_hash_is_right_or_not_known(
     tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, int]], in_order: bool

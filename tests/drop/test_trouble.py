@@ -10,7 +10,7 @@ import pytest
 
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State, Uploader
-from artifactfs.errors import NotAllowed, SpoolFull, TokenRejected
+from artifactfs.errors import SpoolFull
 from artifactfs.remote import Service
 from artifactfs.token import TokenSource
 from tests.faults import FaultProxy, eventually
@@ -181,7 +181,8 @@ def test_a_token_that_is_revoked_and_renewed_delays_and_loses_nothing(
     controller.remove_token(first)
     write(outbox, "after", b"after")
     eventually(lambda: entry(outbox, "after").error is not None, 20)
-    assert TokenRejected.default_remedy in (entry(outbox, "after").error or "")
+    assert "401" in (entry(outbox, "after").error or "")
+    assert entry(outbox, "after").state is not State.FAILED
     file.write_text(controller.add_token())
     assert outbox.wait(timeout_s=30) == []
     assert bench.listed() == {"before": digest(b"before"), "after": digest(b"after")}
@@ -198,7 +199,7 @@ def test_a_viewer_uploads_nothing_and_a_member_mends_it(
     write(outbox, "file", b"x")
     (left,) = outbox.wait(timeout_s=10)
     assert left.state is State.FAILED
-    assert NotAllowed.default_remedy in (left.error or "")
+    assert "a viewer may not do this (403)" in (left.error or "")
     bench.close(outbox)
     bench.service.close()
     file.write_text(controller.add_token())

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import ServiceClient, UserMount, sha256
+from artifactfs.controller.testing import LocalController
+
+from .conftest import ServiceClient, UserMount, sha256, wait_until
 
 pytestmark = [
     pytest.mark.fuse,
@@ -90,3 +92,19 @@ def test_a_spool_disk_that_fills_up_refuses_the_write_and_keeps_what_was_closed(
     user.settle()
     (found,) = service.artifacts()
     assert found["sha256"] == sha256(b"first")
+
+
+def test_a_disk_that_others_have_filled_does_not_keep_a_mount_from_starting(
+    user: UserMount, controller: LocalController, service: ServiceClient, small_disk: Path
+) -> None:
+    user.settings = {"list.ttl": "0", "drop.linger": "0", "spool.dir": f"{small_disk}/spool"}
+    user.mount()
+    controller.stop()
+    (user.path / "drop" / "waiting.bin").write_bytes(b"waiting")
+    user.kill()
+    fill(small_disk)
+    controller.start()
+    user.mount()
+    wait_until(lambda: service.named("waiting.bin"), 30)
+    (found,) = service.artifacts()
+    assert found["sha256"] == sha256(b"waiting")

@@ -1,0 +1,83 @@
+"""The end of a mount with uploads pending: what remains is listed, with its place, and resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from artifactfs.controller.testing import LocalController
+
+from .conftest import ServiceClient, UserMount, alive, sha256, wait_until
+
+pytestmark = pytest.mark.fuse
+
+IMPATIENT = {
+    "list.ttl": "0",
+    "unmount.timeout": "1",
+    "http.retry_for": "1",
+    "http.connect_timeout": "1",
+}
+
+
+def leave_pending(user: UserMount, controller: LocalController, count: int) -> dict[str, bytes]:
+    user.settings = IMPATIENT
+    user.mount()
+    controller.stop()
+    files = {f"file-{number:02}": b"%d" % number for number in range(count)}
+    for name, data in files.items():
+        (user.path / "drop" / name).write_bytes(data)
+    return files
+
+
+def resumes(
+    user: UserMount, controller: LocalController, service: ServiceClient, files: dict[str, bytes]
+) -> None:
+    controller.start()
+    user.mount()
+    user.settle()
+    assert {one["filename"]: one["sha256"] for one in service.artifacts()} == {
+        name: sha256(data) for name, data in files.items()
+    }
+    assert len(service.artifacts()) == len(files)
+
+
+def test_sigterm_gives_uploads_their_time_then_says_what_remains_and_where(
+    user: UserMount, controller: LocalController, service: ServiceClient
+) -> None:
+    files = leave_pending(user, controller, 3)
+    pid, spool = user.pid, user.status()["spool"]
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: not alive(pid), 30, "the driver has ended")
+    log = user.log()
+    for name in files:
+        assert f"{name} is not uploaded" in log
+    assert f"3 files stay in {spool} and resume at the next mount" in log
+    resumes(user, controller, service, files)
+
+
+def test_unmount_lists_what_remains_and_not_more_than_fits_a_screen(
+    user: UserMount, controller: LocalController, service: ServiceClient
+) -> None:
+    files = leave_pending(user, controller, 30)
+    spool = user.status()["spool"]
+    done = user.command("unmount", "--timeout", "0.5", user.path, check=False)
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert len(lines) == 22
+    assert lines[-2].endswith("and 10 more")
+    assert f"30 files stay in {spool} and resume at the next mount" in lines[-1]
+    resumes(user, controller, service, files)
+
+
+def test_the_record_of_uploads_lies_in_the_state_directory(
+    user: UserMount, service: ServiceClient
+) -> None:
+    user.mount()
+    (user.path / "drop" / "a.txt").write_bytes(b"a")
+    user.settle()
+    (found,) = service.artifacts()
+    line = (user.home / ".local/state/artifactfs/uploads.log").read_text()
+    assert found["id"] in line
+    assert '"how": "controller"' in line
