@@ -24,9 +24,10 @@ another mount has fetched meanwhile is taken over instead (``sidecar``).
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import logging
+import math
 import os
 import threading
 import time
@@ -61,6 +62,8 @@ Done = Callable[[BaseException | None], None]
 MOST_ATTEMPTS = 2
 STRETCH_BYTES = 4 << 20
 SPARED_S = 5
+OPENING_S = 2.0
+LOCKED_S = 0.005
 LOOK_S = 0.1
 
 _log = logging.getLogger(__name__)
@@ -185,25 +188,39 @@ class Shared:
         except OSError as error:
             with self.lock:
                 self._clear()
+                descriptor, self._descriptor = self._descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)
             self.tell_of_disk(error)
 
     def _open_shared(self) -> int:
         """The open file, with the lock that says that somebody uses it (``evict``)."""
         directory = os.path.dirname(self.place.path)  # noqa: PTH120 - paths are text here
         os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+        end_s = time.monotonic() + OPENING_S
         while True:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             descriptor = os.open(self.place.path, flags, 0o600)
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            with contextlib.suppress(OSError):
-                if os.path.samestat(os.fstat(descriptor), os.stat(self.place.path)):  # noqa: PTH116
+            try:
+                if is_held(descriptor) and os.path.samestat(
+                    os.fstat(descriptor),
+                    os.stat(self.place.path),  # noqa: PTH116
+                ):
                     return descriptor
-            os.close(descriptor)  # removed since it was opened
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # removed since it was opened, or just being removed
+            _wait_until(end_s, "it is being removed")
 
     def _open_sidecar(self, has_its_size: bool) -> None:
         sidecar = Sidecar(self.place.sidecar, self.size_bytes)
         try:
+            end_s = time.monotonic() + OPENING_S
+            while not sidecar.share():
+                _wait_until(end_s, "another mount gives back parts of it")
             if not has_its_size:
                 sidecar.renew()
                 os.ftruncate(self._descriptor, self.size_bytes)
@@ -217,7 +234,7 @@ class Shared:
             else:
                 self._clear()
                 self.table.flags[:] = flags
-                self.table.verified = sidecar.is_verified
+                self.table.verified = sidecar.is_verified and self.table.complete
             self._generation = sidecar.generation
             self._sidecar = sidecar
 
@@ -248,15 +265,16 @@ class Shared:
     def punch(self, wanted_bytes: int) -> int:
         """Give back disk space, least recently used first; how many bytes.
 
-        Not of what the kernel reads by itself, nor while another mount has the file open: there
-        nobody would know that the bytes have gone.
+        Not of what the kernel reads by itself, nor while another mount has the file open (there
+        nobody would know that the bytes have gone), nor of a file that the outbox still has too.
         """
         descriptor, sidecar = self._descriptor, self._sidecar
         if descriptor < 0 or sidecar is None:
             return 0
         freed_bytes = 0
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink > 1 or not sidecar.own():
+                return 0
             for first, stop in self._give_up(wanted_bytes):
                 span = span_of(first, stop, self.size_bytes)
                 sidecar.forget(first, stop)
@@ -265,8 +283,7 @@ class Shared:
         except OSError as error:
             _log.debug("no holes in %s: %s", self.artifact.id, error.strerror)
         finally:
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            sidecar.share()
         return freed_bytes
 
     def _give_up(self, wanted_bytes: int) -> list[tuple[int, int]]:
@@ -373,7 +390,8 @@ class Shared:
             if not self._check(first, last):
                 return None
             if flags.find(IN_MEMORY, first, last) >= 0:
-                return self._from_memory(start, stop, first, last)
+                data = self._from_memory(start, stop, first, last)
+                return data if epoch == self.epoch else None
         try:
             data = os.pread(self._descriptor, stop - start, start)
         except OSError as error:
@@ -434,6 +452,8 @@ class Shared:
             for grain in range(first, last):
                 if self.table.flags[grain] != IN_MEMORY:
                     self.table.flags[grain] = ABSENT
+            # Who has changed the file here may have done so elsewhere: all is looked at anew.
+            self.table.flags[:] = self.table.flags.replace(bytes([CHECKED]), bytes([STORED]))
             self.table.verified = False
             self.checked_whole = False
             self.epoch += 1
@@ -455,7 +475,13 @@ class Shared:
                         self.table.flags[grain] = ABSENT
                     return None
             else:
-                data = os.pread(self._descriptor, len(span), span.start)
+                try:
+                    data = os.pread(self._descriptor, len(span), span.start)
+                except OSError:
+                    data = b""
+                if len(data) != len(span):
+                    self._lose(grain, grain + 1, "the file is too short")
+                    return None
             pieces.append(data[max(0, start - span.start) : stop - span.start])
         return b"".join(pieces)
 
@@ -690,6 +716,24 @@ class Shared:
         return span_of(first, stop, self.size_bytes).stop if stop > first else position
 
 
+def is_held(descriptor: int) -> bool:
+    """Say that a file of the cache is in use; False if it is just being removed (``evict``)."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: nobody else should use this directory
+    return True
+
+
+def _wait_until(end_s: float, why: str) -> None:
+    """Wait a moment. Raises `OSError` if that was all the time there was."""
+    if time.monotonic() >= end_s:
+        raise BlockingIOError(errno.EAGAIN, why)
+    time.sleep(LOCKED_S)
+
+
 class Content:
     """One opening of a content; `close` it once."""
 
@@ -735,6 +779,10 @@ class Content:
         self._counters.misses += 1
         return self._shared.request(span, done, time.monotonic() + self._read_timeout_s)
 
+    def request_all(self, done: Done) -> Waiter:
+        """The same for the whole content, which may take any time."""
+        return self._shared.request(Span(0, self._shared.size_bytes), done, math.inf)
+
     def read(self, start: int, stop: int, *, cancelled: threading.Event | None = None) -> bytes:
         """The bytes, waiting up to the read time-out. Raises what kept them from coming."""
         for _ in range(8):
@@ -759,7 +807,7 @@ class Content:
                     waiter.cancel()
                     raise TimedOut(f"{self._shared.artifact.id}: its bytes did not come in time")
             if outcome[0] is not None:
-                raise outcome[0]
+                raise outcome[0].with_traceback(None)  # others may raise it too
         raise ContentMismatch(f"{self._shared.artifact.id}: its cached bytes do not stay right")
 
     def backing_fd(self) -> int | None:

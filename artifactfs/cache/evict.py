@@ -12,7 +12,6 @@ that is not enough, open contents give back what they used least recently (``con
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -43,14 +42,20 @@ class Budget:
 
 
 def survey(places: Places) -> Iterator[Found]:
-    """Every content that is there."""
+    """Every content that is there, and whatever else downloads that were ended have left."""
     for place in places.all():
-        with contextlib.suppress(OSError):
-            sidecar = os.stat(place.sidecar)  # noqa: PTH116 - a million of them
-            data = os.stat(place.path)  # noqa: PTH116
-            disk_bytes = (data.st_blocks + sidecar.st_blocks) * 512
-            pinned = os.path.exists(place.pin)  # noqa: PTH110
-            yield Found(place, sidecar.st_mtime_ns, disk_bytes, pinned)
+        here = [found for path in (place.sidecar, place.path) if (found := _stat(path))]
+        disk_bytes = 512 * sum(one.st_blocks for one in here)
+        pinned = os.path.exists(place.pin)  # noqa: PTH110 - a million of them
+        if here:
+            yield Found(place, here[0].st_mtime_ns, disk_bytes, pinned)
+
+
+def _stat(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path)  # noqa: PTH116 - a million of them
+    except OSError:
+        return None
 
 
 def excess_bytes(total_bytes: int, free_bytes: int, budget: Budget) -> int:

@@ -115,9 +115,10 @@ class FlightCrew:
         self._ended.set()
         for flight in flights:
             flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
+        end_s = time.monotonic() + _JOIN_S
         for thread in self._threads:
             if thread.ident is not None:
-                thread.join(_JOIN_S)
+                thread.join(max(0.0, end_s - time.monotonic()))
 
     def start(self, shared: Shared, span: Span, *, urgent: bool) -> None:
         """Fetch `span`, in one flight or several."""
@@ -135,36 +136,42 @@ class FlightCrew:
         bell = threading.Condition(self._lock)
         while True:
             with self._lock:
+                was_looking = False
                 while (taken := self._take()) is None and not self._closing:
-                    self._rest(bell)
+                    was_looking = self._rest(bell)
                 if taken is None:
                     return
+                if was_looking and (self._queue or self._put_off):
+                    self._wake_one()  # to look instead
             flight, lane = taken
             flight.shared.retain()
             try:
                 self._begin(flight, lane, buffer)
-            except Exception:  # noqa: BLE001 - a thread that ends would leave readers waiting
+            except Exception as error:  # noqa: BLE001 - else readers would wait, and a thread be lost
                 _log.exception("a flight for %s failed", flight.shared.artifact.id)
+                flight.shared.landed(flight.span, error)
             finally:
                 lane.leave()
                 flight.shared.release()
 
-    def _rest(self, bell: threading.Condition) -> None:
-        """Wait for something to do. `_lock` is held.
+    def _rest(self, bell: threading.Condition) -> bool:
+        """Wait for something to do; whether as the one who looks. `_lock` is held.
 
         While work is held back, one thread looks from time to time whether there are more lanes:
         over a line on which nothing arrives nobody else would. One thread also looks after what was
         put off.
         """
         self._resting.append(bell)
-        if self._ticking or not (self._queue or self._put_off):
-            bell.wait()
-        else:
+        looks = not self._ticking and bool(self._queue or self._put_off)
+        if looks:
             self._ticking = True
             bell.wait(PUT_OFF_S if self._put_off else TICK_S)
             self._ticking = False
+        else:
+            bell.wait()
         if bell in self._resting:
             self._resting.remove(bell)
+        return looks
 
     def _wake_one(self) -> None:
         """Of the threads that rest, the one that has the warmest memory. `_lock` is held."""

@@ -83,14 +83,17 @@ class Places:
         return Place(f"id:{digest}", f"{self._by_id}/{digest}")
 
     def all(self) -> Iterator[Place]:
-        """Every content that has a sidecar. Reads directories: takes as long as there are many."""
+        """Every content that has a file or a sidecar, and files that were never finished.
+
+        Reads directories: takes as long as there are many.
+        """
         for top in ("sha256", "ids"):
             for folder in _scan(str(self.root / top)):
-                for entry in _scan(folder.path):
-                    if entry.name.endswith(SIDECAR):
-                        path = entry.path.removesuffix(SIDECAR)
-                        name = os.path.basename(path)  # noqa: PTH119 - a million of them
-                        yield Place(name if top == "sha256" else f"id:{name}", path)
+                names = {entry.name.removesuffix(SIDECAR) for entry in _scan(folder.path)}
+                for name in names:
+                    if not name.endswith(PIN):
+                        key = name if top == "sha256" else f"id:{name}"
+                        yield Place(key, f"{folder.path}/{name}")
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:

@@ -14,9 +14,11 @@ wrong bytes are read.
 The *generation* is a random number that a sidecar gets when it is made: who has closed a content
 and opens it again knows by it whether the files are still those he knew.
 
-**Several mounts.** Who is about to fetch grains reserves them by a lock on their sums' bytes (an
-open file description lock, ``fcntl(2)``, which the kernel drops when its owner dies, however that
-happens). Who does not get it waits, and finds the sums there afterwards.
+**Several mounts.** All of this is by open file description locks (``fcntl(2)``), which the kernel
+drops when their owner dies, however that happens. Who has a content open holds a shared one on its
+header, and who gives back parts of it needs the exclusive one: nobody has bytes taken away that he
+has seen to be right. Who is about to fetch grains reserves them by a lock on their sums' bytes. Who
+does not get it waits, and finds the sums there afterwards.
 """
 
 from __future__ import annotations
@@ -122,29 +124,46 @@ class Sidecar:
         """Grains are not to be trusted any more. Raises `OSError`."""
         self.record(first, array("Q", bytes(SUM_BYTES * (stop - first))))
 
+    def share(self) -> bool:
+        """Say that the content is open here. False: another mount gives back parts of it."""
+        return self._lock(fcntl.F_RDLCK, 0, HEADER_BYTES)
+
+    def own(self) -> bool:
+        """Whether the content is open nowhere else, nor will be until `share` is called again.
+
+        If not, it is shared as before. So it is where there are no such locks.
+        """
+        return _OFD_SETLK is not None and self._lock(
+            fcntl.F_WRLCK, 0, HEADER_BYTES, without_locks=False
+        )
+
     def reserve(self, first: int, stop: int) -> bool:
         """Keep other mounts from fetching these grains. False: one of them is doing that."""
-        return self._lock(fcntl.F_WRLCK, first, stop)
+        return self._lock(fcntl.F_WRLCK, *_place(first, stop))
 
     def free(self, first: int, stop: int) -> None:
         """The opposite of `reserve`."""
-        self._lock(fcntl.F_UNLCK, first, stop)
+        self._lock(fcntl.F_UNLCK, *_place(first, stop))
 
-    def _lock(self, kind: int, first: int, stop: int) -> bool:
-        if _OFD_SETLK is None or first >= stop:
-            return True
-        start, length = HEADER_BYTES + SUM_BYTES * first, SUM_BYTES * (stop - first)
+    def _lock(self, kind: int, start: int, length: int, *, without_locks: bool = True) -> bool:
+        if _OFD_SETLK is None or length <= 0:
+            return without_locks
         wanted = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
         try:
             fcntl.fcntl(self._descriptor, _OFD_SETLK, wanted)
         except OSError as error:
             # Where there are no locks (some network file systems), each mount fetches for itself.
-            return error.errno not in (errno.EAGAIN, errno.EACCES)
+            return without_locks and error.errno not in (errno.EAGAIN, errno.EACCES)
         return True
 
     def close(self) -> None:
         """Let go of the file, and of what was reserved."""
         os.close(self._descriptor)
+
+
+def _place(first: int, stop: int) -> tuple[int, int]:
+    """Where the sums of grains lie: offset and length in bytes."""
+    return HEADER_BYTES + SUM_BYTES * first, SUM_BYTES * (stop - first)
 
 
 def write_sidecar(path: str, size_bytes: int, sums: Sequence[int], *, verified: bool) -> None:

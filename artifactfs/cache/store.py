@@ -4,18 +4,18 @@ Everyone who reads opens a content here and closes it again. While it is open so
 one `Shared` for it (`_open`); afterwards its state stays in a bounded LRU for a while (`_known`),
 so that opening it again checks no grain a second time. A content that twice did not have its
 SHA-256 is refused for ten minutes (`_refused`), so that a broken one is not downloaded again and
-again. What ``ls -ls``
-wants to know of contents that are not open comes from their sidecars' first bytes, remembered for
-some seconds.
+again. What ``ls -ls`` wants to know of contents that are not open comes from their sidecars' first
+bytes, remembered for some seconds.
 
-One thread, the *keeper*, writes sidecars once a second, ends waits that are overdue, and surveys
-and evicts (``evict``). Two mounts can share a directory: sidecars are replaced whole, grains carry
-checksums, and eviction respects what others have open.
+One thread, the *keeper*, brings those first bytes up to date once a second, ends waits that are
+overdue, and surveys and evicts (``evict``). Two mounts can share a directory (``sidecar``): what
+one has fetched the other finds, and eviction respects what others have open.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -23,7 +23,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from cachetools import LRUCache, TTLCache
 from artifactfs.artifact import Artifact
 from artifactfs.cache import evict
 from artifactfs.cache.allowance import Allowance
-from artifactfs.cache.content import Content, Counters, Shared
+from artifactfs.cache.content import Content, Counters, Shared, is_held
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
     GRAIN_BYTES,
@@ -44,7 +44,7 @@ from artifactfs.cache.grains import (
 from artifactfs.cache.places import Place, Places
 from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek, write_sidecar
 from artifactfs.cache.verifier import Verifier
-from artifactfs.errors import BadAnswer, CacheError
+from artifactfs.errors import BadAnswer, CacheError, Cancelled
 from artifactfs.spans import Span
 
 KNOWN_BYTES = 32 << 20
@@ -139,11 +139,17 @@ class _ToFile:
         self._offset = 0
 
     def room(self, offset: int) -> memoryview:
+        if offset < self._offset:  # it begins anew, and may be shorter now
+            os.ftruncate(self._descriptor, offset)
         self._offset = offset
         return self._buffer
 
     def take(self, count: int, *, more: bool) -> bool:  # noqa: ARG002 - a sink's
-        os.pwrite(self._descriptor, self._buffer[:count], self._offset)
+        data = self._buffer[:count]
+        while data:
+            written = os.pwrite(self._descriptor, data, self._offset)
+            self._offset += written
+            data = data[written:]
         return not self._ended.is_set()
 
     def pause(self) -> None:
@@ -226,7 +232,7 @@ class Store:
         with self._lock:
             refused = self._refused.get(place.key)
             if refused is not None:
-                raise refused
+                raise refused.with_traceback(None)  # others may raise it too
             shared = self._open.get(place.key)
             if shared is not None and self._fits(shared, artifact):
                 shared.opens += 1
@@ -311,7 +317,10 @@ class Store:
         temporary = directory / f"{secrets.token_hex(8)}.new"
         try:
             with temporary.open("xb", buffering=0) as file:
+                is_held(file.fileno())
                 self._source.stream(artifact, Span(0, 0), _ToFile(file.fileno(), self._ended))
+                if self._ended.is_set():
+                    raise Cancelled("the mount is ending")
                 size_bytes = os.fstat(file.fileno()).st_size
             self._take_in(temporary, place, size_bytes, verified=False)
             return size_bytes
@@ -320,7 +329,7 @@ class Store:
 
     def _load(self, artifact: Artifact, place: Place, size_bytes: int) -> Shared:
         return Shared(
-            artifact,
+            replace(artifact, size_bytes=size_bytes),  # so that every answer is compared with it
             place,
             size_bytes,
             GrainTable.empty(size_bytes),
@@ -436,8 +445,9 @@ class Store:
                 shutil.copyfile(path, temporary)
                 temporary.chmod(0o600)
             with temporary.open("rb", buffering=0) as file:
+                is_held(file.fileno())
                 if os.fstat(file.fileno()).st_size != size_bytes:
-                    return
+                    raise OSError(errno.EINVAL, "it has another size")
                 sums = [
                     checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
                     for start in range(0, size_bytes, GRAIN_BYTES)
@@ -453,15 +463,18 @@ class Store:
         """Fetch it whole in the background and never evict it. Raises `OSError`."""
         place = self._places.of(artifact)
         content = self.open(artifact)
-        Path(place.pin).touch(mode=0o600)
-        size_bytes = content.size_bytes or 0
+        try:
+            Path(place.pin).touch(mode=0o600)
+        except OSError:
+            content.close()
+            raise
 
         def done(error: BaseException | None) -> None:
             if error is not None:
                 _log.warning("%s is pinned but not wholly here: %s", artifact.id, error)
             content.close()
 
-        content.request(Span(0, size_bytes), done)
+        content.request_all(done)
 
     def unpin(self, artifact: Artifact) -> None:
         """Let it be evicted again."""
@@ -539,7 +552,7 @@ class Store:
             evict.remove(place)
             return 0, 0
         size_bytes = header[0]
-        checked = bad = 0
+        checked = bad = right_bytes = 0
         with contextlib.suppress(OSError), contextlib.ExitStack() as files:
             sidecar = Sidecar(place.sidecar, size_bytes)
             files.callback(sidecar.close)
@@ -554,8 +567,10 @@ class Store:
                 if len(data) != len(span) or checksum(data) != total:
                     sidecar.forget(grain, grain + 1)
                     bad += 1
+                else:
+                    right_bytes += len(span)
             if bad:
-                sidecar.describe(header[1] - bad * GRAIN_BYTES, verified=False)
+                sidecar.describe(right_bytes, verified=False)
         return checked, bad
 
     # The keeper

@@ -16,6 +16,7 @@ A connection belongs to one thread at a time; `shut_down` alone may be called by
 from __future__ import annotations
 
 import contextlib
+import re
 import select
 import socket
 import ssl
@@ -30,7 +31,12 @@ import urllib3.exceptions
 _PIECE_BYTES = 4096
 _MOST_HEAD_BYTES = 64 << 10
 _DRAINED_BYTES = 64 << 10
+_MOST_LENGTH_DIGITS = 18
 _SWITCHED_PROTOCOLS = 101
+_WITHOUT_BODY = frozenset({204, 304})
+_STATUS_LINE = re.compile(r"HTTP/1\.1 ([1-5][0-9][0-9])(?: (.*))?")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_UNFIT = frozenset("\r\n\0")
 _ONCE = frozenset({"content-length", "content-range", "etag", "location"})
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
@@ -52,29 +58,36 @@ class Head:
 
 def parse_head(data: bytes) -> Head:
     """The head in `data`, which ends before the empty line (RFC 9112 §4, §5). Raises `NotPlain`."""
-    try:
-        lines = data.decode("latin-1").split("\r\n")
-        version, _, rest = lines[0].partition(" ")
-        status, _, reason = rest.partition(" ")
-        headers: dict[str, str] = {}
-        for line in lines[1:]:
-            name, colon, value = line.partition(":")
-            if not colon or not name or name != name.strip() or "\n" in line or "\r" in line:
-                raise NotPlain(f"a header line {line[:80]!r}")
-            name = name.lower()
-            if name in headers and name in _ONCE:
+    first, *lines = data.decode("latin-1").split("\r\n")
+    status_line = _STATUS_LINE.fullmatch(first)
+    if status_line is None:
+        raise NotPlain(f"a status line {first[:80]!r}")
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.fullmatch(name) or not _UNFIT.isdisjoint(value):
+            raise NotPlain(f"a header line {line[:80]!r}")
+        name, value = name.lower(), value.strip(" \t")
+        if name in headers:
+            if name in _ONCE:
                 raise NotPlain(f"{name} twice")
-            headers[name] = value.strip(" \t")
-        status_code = int(status)
-    except ValueError as error:
-        raise NotPlain("a head that makes no sense") from error
-    if version != "HTTP/1.1" or not 100 <= status_code <= 599 or "transfer-encoding" in headers:
-        raise NotPlain(f"{version} {status}")
-    length = headers.get("content-length", "0" if status_code in (204, 304) else "")
-    if status_code >= 200 and not (length.isascii() and length.isdigit()):
-        raise NotPlain("no length")
+            value = f"{headers[name]}, {value}"
+        headers[name] = value
+    if "transfer-encoding" in headers:
+        raise NotPlain("a body in a transfer encoding")
+    status_code = int(status_line[1])
     keeps_alive = headers.get("connection", "keep-alive").lower() == "keep-alive"
-    return Head(status_code, reason, headers, int(length or 0), keeps_alive)
+    length_bytes = _length_bytes(status_code, headers.get("content-length", ""))
+    return Head(status_code, status_line[2] or "", headers, length_bytes, keeps_alive)
+
+
+def _length_bytes(status_code: int, said: str) -> int:
+    """How long the body is (RFC 9112 §6.3)."""
+    if status_code < 200 or status_code in _WITHOUT_BODY:
+        return 0
+    if not said.isascii() or not said.isdigit() or len(said) > _MOST_LENGTH_DIGITS:
+        raise NotPlain("no length")
+    return int(said)
 
 
 class Connection:
@@ -82,10 +95,15 @@ class Connection:
 
     def __init__(self, made: urllib3.connection.HTTPConnection, timeout_s: float) -> None:
         """Connect. `timeout_s` is how long the other side may be silent afterwards."""
-        made.connect()
+        try:
+            made.connect()
+        except ssl.SSLError as error:
+            made.close()
+            raise urllib3.exceptions.SSLError(error) from error
         if made.sock is None:
             raise urllib3.exceptions.ProtocolError("no connection was made")
         self._made = made
+        self._timeout_s = timeout_s
         self._socket: Any = made.sock
         self._socket.settimeout(timeout_s)
         self._poll = select.poll()
@@ -98,14 +116,15 @@ class Connection:
     @property
     def is_usable(self) -> bool:
         """Whether another request may be sent: the last body was read, nothing has come since."""
-        return self._keeps_alive and not self._left_bytes and not self._poll.poll(0)
+        return self._keeps_alive and not self._left_bytes and not self.is_arriving()
 
     def ask(self, request: bytes) -> Head:
         """Send a request, wait for the head of its answer."""
         self._left_bytes = 1  # not usable until the answer says how it goes on
         with _translated():
             self._socket.sendall(request)
-            while (head := self._receive_head()).status_code < 200:
+            end_s = time.monotonic() + self._timeout_s
+            while (head := self._receive_head(end_s)).status_code < 200:
                 if head.status_code == _SWITCHED_PROTOCOLS:
                     raise NotPlain("another protocol")
             if _QUICKACK is not None and len(self._early) < head.length_bytes:
@@ -118,11 +137,14 @@ class Connection:
         self._keeps_alive = head.keeps_alive
         return head
 
-    def _receive_head(self) -> Head:
+    def _receive_head(self, end_s: float) -> Head:
+        """The next head. A server may neither be silent for long nor dribble for ever."""
         data = bytearray(self._early)
         while (end := data.find(b"\r\n\r\n")) < 0:
             if len(data) > _MOST_HEAD_BYTES:
                 raise NotPlain("an endless head")
+            if time.monotonic() >= end_s:
+                raise TimeoutError("the head of the answer did not end")
             piece = self._socket.recv(_PIECE_BYTES)
             if not piece:
                 raise urllib3.exceptions.ProtocolError("the connection was closed without answer")

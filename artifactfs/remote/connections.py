@@ -26,6 +26,7 @@ import urllib3.connection
 import urllib3.exceptions
 
 from artifactfs.remote.connection import Connection, Head, NotPlain
+from artifactfs.remote.peers import CheckedPeers
 
 MOST_IDLE_S = 60.0
 LEFT_TO_LIBRARY_S = 60.0
@@ -36,11 +37,12 @@ _PRINTABLE = frozenset(map(chr, range(33, 127)))
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a URL leads: what one connection serves."""
+    """Where a URL leads: what one connection serves. Those of external references are apart."""
 
     scheme: str
     host: str
     port: int
+    is_external: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,13 @@ class _Way:
 
 @lru_cache(maxsize=1024)
 def split(url: str) -> tuple[Origin, str]:
-    """The origin, and the first two lines of a request. Raises `InvalidURL`."""
-    parts = urlsplit(requests.utils.requote_uri(url))
+    """The origin, and the first two lines of a request. Raises requests' exceptions.
+
+    Quoted, and its host's name in ASCII, as requests would ask for it.
+    """
+    prepared = requests.PreparedRequest()
+    prepared.prepare_url(url, None)
+    parts = urlsplit(prepared.url or "")
     if parts.scheme not in _PORTS or not parts.hostname:
         raise requests.exceptions.InvalidURL(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -97,28 +104,39 @@ class Answer:
 
 
 class Connections:
-    """See the module. `_lock` guards the idle ones and what is known of each origin."""
+    """See the module. `_lock` guards who is idle, who is busy, and what is known of origins."""
 
     def __init__(
-        self, library: requests.Session, connect_timeout_s: float, timeout_s: float, most_idle: int
+        self,
+        library: requests.Session,
+        peers: CheckedPeers,
+        connect_timeout_s: float,
+        timeout_s: float,
+        most_idle: int,
     ) -> None:
         self._library = library
+        self._peers = peers
         self._connect_timeout_s = connect_timeout_s
         self._timeout_s = timeout_s
         self._most_idle = most_idle
         self._lock = threading.Lock()
         self._idle: dict[Origin, list[Connection]] = {}
+        self._busy: set[Connection] = set()
         self._ways: dict[Origin, _Way] = {}
         self._closed = False
 
-    def speaks_to(self, url: str) -> bool:
+    def speaks_to(self, url: str, *, external: bool) -> bool:
         """Whether a request for `url` can be sent directly."""
-        way = self._way(split(url)[0])
+        way = self._way(replace(split(url)[0], is_external=external))
         return way.is_direct and time.monotonic() >= way.left_to_library_until_s
 
-    def get(self, url: str, headers: Mapping[str, str]) -> Answer:
-        """Send a GET. Raises `NotPlain` when the library has to do it, and as `Connection` does."""
+    def get(self, url: str, headers: Mapping[str, str], *, external: bool) -> Answer:
+        """Send a GET; if it is `external`, over connections whose other side was checked.
+
+        Raises `NotPlain` when the library has to do it, and as `Connection` does.
+        """
         origin, begin = split(url)
+        origin = replace(origin, is_external=external)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         request = f"{begin}{lines}\r\n".encode("latin-1")
         while True:
@@ -126,18 +144,31 @@ class Connections:
             is_used = connection is not None
             connection = connection or self._connect(origin)
             try:
+                self._begin(connection)
                 return Answer(url, connection.ask(request), origin, connection, self)
             except NotPlain:
-                connection.close()
+                self._end(connection)
                 self._leave_to_library(origin)
                 raise
             except (urllib3.exceptions.ProtocolError, ConnectionError):
-                connection.close()
+                self._end(connection)
                 if not is_used:
                     raise
             except BaseException:
-                connection.close()
+                self._end(connection)
                 raise
+
+    def _begin(self, connection: Connection) -> None:
+        """From now on `close` ends its reading."""
+        with self._lock:
+            if self._closed:
+                raise urllib3.exceptions.ProtocolError("the connections are closed")
+            self._busy.add(connection)
+
+    def _end(self, connection: Connection) -> None:
+        with self._lock:
+            self._busy.discard(connection)
+        connection.close()
 
     def give_back(self, origin: Origin, connection: Connection) -> None:
         """Keep it for the next request, if it can be."""
@@ -147,18 +178,21 @@ class Connections:
             connection.idle_since_s = time.monotonic()
             with self._lock:
                 if not self._closed and (origin in self._idle or len(self._idle) < MOST_ORIGINS):
+                    self._busy.discard(connection)
                     idle = self._idle.setdefault(origin, [])
                     idle.append(connection)
                     excess = idle.pop(0) if len(idle) > self._most_idle else None
         if excess is not None:
-            excess.close()
+            self._end(excess)
 
     def close(self) -> None:
-        """Close what is idle; what is given back later is closed too."""
+        """Close what is idle, cut off what is busy, also where an answer is still waited for."""
         with self._lock:
             self._closed = True
             idle = [one for some in self._idle.values() for one in some]
             self._idle.clear()
+            for busy in self._busy:  # none of them can be closed while the lock is held
+                busy.shut_down()
         for one in idle:
             one.close()
 
@@ -179,12 +213,14 @@ class Connections:
     def _connect(self, origin: Origin) -> Connection:
         way = self._way(origin)
         if origin.scheme == "http":
-            made = urllib3.connection.HTTPConnection(
-                origin.host, origin.port, timeout=self._connect_timeout_s
-            )
+            plain = self._peers.plain if origin.is_external else urllib3.connection.HTTPConnection
+            made = plain(origin.host, origin.port, timeout=self._connect_timeout_s)
         else:
             is_directory = Path(way.certificates).is_dir()
-            made = urllib3.connection.HTTPSConnection(
+            secure = (
+                self._peers.secure if origin.is_external else urllib3.connection.HTTPSConnection
+            )
+            made = secure(
                 origin.host,
                 origin.port,
                 timeout=self._connect_timeout_s,

@@ -17,7 +17,8 @@ them.) What can go wrong on the way is settled here:
   on: `BadAnswer`, because two versions must never mix.
 
 References to external URLs are redirects too, but to wherever someone pointed: only http and https,
-and not to private or loopback addresses (``external`` checks the address itself).
+not to private or loopback addresses (``external`` checks them, also behind each further redirect),
+and never with the token, not even where they lead back to the service.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import re
 import threading
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote, urljoin
+from urllib.parse import quote, urljoin, urlsplit
 
 from cachetools import LRUCache
 
@@ -35,7 +36,7 @@ from artifactfs.errors import BadAnswer, Cancelled, Gone, NotAllowed, TokenRejec
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
-from artifactfs.remote.session import Answer, Session, origin_of
+from artifactfs.remote.session import Answer, Session
 from artifactfs.spans import Span
 
 MOST_REDIRECTS = 5
@@ -162,9 +163,8 @@ class Downloader:
             course.ended = True
             return
         url = self._remembered(artifact)
-        external = False
         for _ in range(MOST_REDIRECTS + 1):
-            external = external or self._is_external(artifact, url)
+            external = artifact.external_url is not None and url != self._own(artifact)
             if external:
                 self._guard.check(url)
             headers = (
@@ -173,7 +173,9 @@ class Downloader:
                 else {"Range": f"bytes={course.position}-{course.span.stop - 1}"}
             )
             try:
-                with self._session.fetch(url, headers, accept=_ACCEPTED) as answer:
+                with self._session.fetch(
+                    url, headers, accept=_ACCEPTED, external=external
+                ) as answer:
                     if answer.status_code not in _REDIRECTS:
                         self._receive(artifact, answer, course, sink, cancelled)
                         return
@@ -182,10 +184,7 @@ class Downloader:
                 if not self._forget(artifact, url):
                     raise
                 location = self._own(artifact)
-                external = False
-            if not location:
-                raise BadAnswer(f"{artifact.id}: a redirect without a target")
-            url = urljoin(url, location)
+            url = _target(artifact, url, location)
             self._remember(artifact, url)
         raise BadAnswer(f"{artifact.id}: more than {MOST_REDIRECTS} redirects")
 
@@ -271,9 +270,6 @@ class Downloader:
     def _own(self, artifact: Artifact) -> str:
         return self._session.absolute(f"artifacts/{quote(artifact.id, safe='')}")
 
-    def _is_external(self, artifact: Artifact, url: str) -> bool:
-        return artifact.external_url is not None and origin_of(url) != self._session.origin
-
     def _remembered(self, artifact: Artifact) -> str:
         with self._lock:
             return self._targets.get(artifact.id) or self._own(artifact)
@@ -286,3 +282,15 @@ class Downloader:
         """Whether there was a remembered target, which has been refused now."""
         with self._lock:
             return self._targets.pop(artifact.id, None) == url and url != self._own(artifact)
+
+
+def _target(artifact: Artifact, url: str, location: str) -> str:
+    """Where a redirect from `url` leads. Raises `BadAnswer` if that is no place."""
+    if not location:
+        raise BadAnswer(f"{artifact.id}: a redirect without a target")
+    try:
+        target = urljoin(url, location)
+        _ = urlsplit(target).port  # raises for what is no number of a port
+    except ValueError as error:
+        raise BadAnswer(f"{artifact.id}: a redirect to {location[:80]!r}") from error
+    return target

@@ -3,8 +3,9 @@
 A listing is someone else's data: without this check, an artifact that refers to
 ``http://192.168.1.1/`` would make the mount probe its user's network. So references to addresses
 that are not global are refused, unless `external.allow_private` says otherwise or the service
-itself lies on such an address (then everything is private anyway). The addresses are those that the
-name resolves to right before the request.
+itself lies on such an address (then everything is private anyway). Looked at are the addresses that
+the name resolves to right before the request, and then the one that was connected to (``peers``),
+because a name may resolve to another one then.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 from artifactfs.errors import Refused, Unreachable
 from artifactfs.remote.retry import Transient
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class AddressGuard:
@@ -30,25 +33,44 @@ class AddressGuard:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Refused(f"the external reference {url!r} is no http or https URL")
-        if self._allow_private or not _has_private_address(url):
-            return
+        if not self._allow_private and any(map(_is_private, _addresses(url))):
+            self._refuse_unless_all_is_private(parts.hostname)
+
+    def check_peer(self, address: str) -> None:
+        """Raise `Refused` if nothing must be sent to this address."""
+        if not self._allow_private and _is_private(address):
+            self._refuse_unless_all_is_private(address)
+
+    def _refuse_unless_all_is_private(self, where: str) -> None:
         if self._service_private is None:
-            self._service_private = _has_private_address(self._service_url)
+            self._service_private = any(map(_is_private, _addresses(self._service_url)))
         if not self._service_private:
             raise Refused(
-                f"the external reference leads to {parts.hostname}, a private address",
+                f"the external reference leads to {where}, a private address",
                 remedy="set external.allow_private if you trust it",
             )
 
 
-def _has_private_address(url: str) -> bool:
+def _addresses(url: str) -> list[str]:
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        unknown = Unreachable(f"{parts.hostname} is not known: {error.strerror}")
+    except (OSError, UnicodeError) as error:
+        unknown = Unreachable(f"{parts.hostname} is not known: {error}")
         raise Transient(unknown) from error
-    return any(
-        not ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found
-    )
+    return [str(one[4][0]) for one in found]
+
+
+def _is_private(address: str) -> bool:
+    """Whether it is not global, or is a way to write an IPv4 address that is not."""
+    parsed = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+        if inner is not None and not inner.is_global:
+            return True
+        if parsed.ipv4_mapped is not None:
+            return False
+    return not parsed.is_global or parsed.is_multicast

@@ -25,8 +25,10 @@ class Service:
         pool_size: int = 32,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._session = Session(url, token, http, pool_size=pool_size, clock=clock)
         guard = AddressGuard(url, allow_private=external_allow_private)
+        self._session = Session(
+            url, token, http, check_peer=guard.check_peer, pool_size=pool_size, clock=clock
+        )
         self.url = url
         self.origin = self._session.origin
         self.artifacts = ArtifactsApi(self._session)

@@ -3,7 +3,8 @@
 Every request of the project goes through `Session.attempt`, inside the retry loop of `retry`. It
 sees to it that
 
-* the bearer token goes to the service's own calls and nowhere else, whoever asks for what URL;
+* the bearer token goes to the service's own calls and nowhere else, whoever asks for what URL, and
+  with no request on behalf of an external reference, whose peers are checked (``peers``);
 * nothing is compressed (``Accept-Encoding: identity``: sizes and ranges are those of the file);
 * redirects are not followed by the library, which would carry headers along;
 * an answer of 401 has the token read again from its source, once, and tried if it is another one;
@@ -53,6 +54,7 @@ from artifactfs.remote import wire
 from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.connection import NotPlain
 from artifactfs.remote.connections import Connections
+from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.token import Secret, TokenSource
 
@@ -143,7 +145,14 @@ class Session:
     """The pool, the token and what is in flight. `_lock` guards the token and the in-flight set."""
 
     def __init__(
-        self, url: str, token: TokenSource, http: HttpConfig, *, pool_size: int, clock: Clock
+        self,
+        url: str,
+        token: TokenSource,
+        http: HttpConfig,
+        *,
+        check_peer: CheckPeer,
+        pool_size: int,
+        clock: Clock,
     ) -> None:
         self.url = url
         self.origin = origin_of(url)
@@ -157,16 +166,14 @@ class Session:
         self._in_flight: set[_CanShutDown] = set()
         self._closed = threading.Event()
         self._retry = Retry(clock, self._closed, random.SystemRandom())
-        self._requests = requests.Session()
-        self._requests.auth = _no_auth
+        peers = CheckedPeers(check_peer)
+        pools: dict[str, Any] = {"pool_connections": 8, "pool_maxsize": pool_size, "max_retries": 0}
+        self._requests = _library(Adapter(**pools))
+        self._external_requests = _library(peers.adapter(**pools))
+        self._environment = requests.Session()
         self._surroundings: dict[str, dict[str, Any]] = {}
-        adapter = Adapter(pool_connections=8, pool_maxsize=pool_size, max_retries=0)
-        self._requests.mount("http://", adapter)
-        self._requests.mount("https://", adapter)
-        self._requests.headers.clear()
-        self._requests.headers.update(_HEADERS)
         self._connections = Connections(
-            self._requests, http.connect_timeout_s, http.timeout_s, pool_size
+            self._environment, peers, http.connect_timeout_s, http.timeout_s, pool_size
         )
 
     def absolute(self, path: str) -> str:
@@ -259,15 +266,23 @@ class Session:
 
     @contextlib.contextmanager
     def fetch(
-        self, url: str, headers: Mapping[str, str], *, accept: frozenset[int]
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        accept: frozenset[int],
+        external: bool = False,
     ) -> Iterator[Answer]:
-        """One attempt at a GET whose body is for the disk; see `open` for what it raises."""
-        ours = self.is_api(url)
-        answer = self._get(url, headers, ours)
+        """One attempt at a GET whose body is for the disk; see `open` for what it raises.
+
+        An `external` one carries no token, wherever it leads, and its peer is checked.
+        """
+        ours = self.is_api(url) and not external
+        answer = self._get(url, headers, ours, external)
         try:
             if ours and answer.status_code == 401 and self._read_token_again():
                 answer.close()
-                answer = self._get(url, headers, ours)
+                answer = self._get(url, headers, ours, external)
             with self._lock:
                 self._in_flight.add(answer)
             if self._closed.is_set():
@@ -282,15 +297,16 @@ class Session:
                 self._in_flight.discard(answer)
             answer.close()
 
-    def _get(self, url: str, headers: Mapping[str, str], ours: bool) -> Answer:
+    def _get(self, url: str, headers: Mapping[str, str], ours: bool, external: bool) -> Answer:
         with self.translated(url):
-            if not self._closed.is_set() and self._connections.speaks_to(url):
+            if not self._closed.is_set() and self._connections.speaks_to(url, external=external):
                 sent = {**_HEADERS, **headers}
                 if ours:
                     sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
                 with contextlib.suppress(NotPlain):
-                    return self._connections.get(url, sent)
-        return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours))
+                    return self._connections.get(url, sent, external=external)
+        library = self._external_requests if external else self._requests
+        return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours, library))
 
     def _send(
         self,
@@ -301,6 +317,7 @@ class Session:
         data: Any,
         params: Mapping[str, str] | None,
         ours: bool,
+        library: requests.Session | None = None,
     ) -> requests.Response:
         if self._closed.is_set():
             raise Cancelled("the connection to the service is closed")
@@ -311,7 +328,7 @@ class Session:
             data = data()
         try:
             with self.translated(url):
-                return self._requests.request(
+                return (library or self._requests).request(
                     method,
                     url,
                     headers=sent,
@@ -332,10 +349,8 @@ class Session:
         origin = origin_of(url)
         found = self._surroundings.get(origin)
         if found is None:
-            self._requests.trust_env = True
-            found = dict(self._requests.merge_environment_settings(url, {}, True, None, None))
+            found = dict(self._environment.merge_environment_settings(url, {}, True, None, None))
             self._surroundings[origin] = found
-        self._requests.trust_env = False
         return found
 
     @contextlib.contextmanager
@@ -349,7 +364,7 @@ class Session:
         except (requests.Timeout, urllib3.exceptions.TimeoutError, TimeoutError) as error:
             self._raise_if_closed(error)
             raise Transient(TimedOut(f"{where} did not answer in time")) from error
-        except requests.exceptions.SSLError as error:
+        except (requests.exceptions.SSLError, urllib3.exceptions.SSLError) as error:
             raise Unreachable(f"{where}: {_reason(error)}") from error
         except (
             requests.RequestException,
@@ -392,6 +407,19 @@ class Session:
                 one.shutdown()
         self._connections.close()
         self._requests.close()
+        self._external_requests.close()
+
+
+def _library(adapter: requests.adapters.HTTPAdapter) -> requests.Session:
+    """A session of requests that adds nothing of its own; see `_surroundings_of`."""
+    session = requests.Session()
+    session.trust_env = False
+    session.auth = _no_auth
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    session.headers.clear()
+    session.headers.update(_HEADERS)
+    return session
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -112,3 +112,20 @@ def test_what_a_killed_mount_had_reserved_is_free(tmp_path: Path) -> None:
     child.stdout.close()
     assert mine.reserve(3, 4)
     mine.close()
+
+
+def test_nothing_is_given_back_of_what_is_open_elsewhere(tmp_path: Path) -> None:
+    one, other = opened(tmp_path), opened(tmp_path)
+    assert one.share()
+    assert other.share()
+    assert not one.own()
+    assert not other.own()  # to have asked has not cost the first one its share
+    other.close()
+    assert one.own()
+    third = opened(tmp_path)
+    assert not third.share()
+    assert one.share()
+    assert third.share()
+    assert one.reserve(0, 40)  # another lock
+    one.close()
+    third.close()

@@ -1,0 +1,382 @@
+"""The cache's files are changed, cut, removed or locked under it: right bytes all the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from artifactfs.artifact import Artifact
+from artifactfs.cache import Content
+from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
+from artifactfs.errors import CacheError, Cancelled
+from artifactfs.spans import Span
+from tests.cache.source import Source, artifact_of
+from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
+from tests.faults import eventually
+
+__all__ = ["cache"]
+OTHER = bytes(reversed(DATA))
+
+
+class Two:
+    """Several sources, each for its own content."""
+
+    def __init__(self, *sources: Source) -> None:
+        self._sources = {artifact_of(source.data).sha256: source for source in sources}
+
+    def probe(self, artifact: Artifact) -> object:
+        return self._sources[artifact.sha256].probe(artifact)
+
+    def stream(self, artifact: Artifact, span: Span, sink: object, **more: object) -> None:
+        self._sources[artifact.sha256].stream(artifact, span, sink, **more)  # type: ignore[arg-type]
+
+
+def check(content: Content, data: bytes = DATA) -> None:
+    for start in range(0, len(data), 150_000):
+        assert content.read(start, start + 150_000) == data[start : start + 150_000]
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 70_000)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(HEADER_BYTES + 20 * SUM_BYTES)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.parametrize("spoil", [cut, empty, flip, Path.unlink])
+def test_a_sidecar_spoilt_while_its_content_is_open(
+    cache: Cache, spoil: Callable[[Path], None]
+) -> None:
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    content.read(0, 1_000_000)
+    spoil(cache.file(artifact_of(DATA), ".grains"))
+    check(content)
+    content.close()
+    cache.close(store)
+    read_all(cache.over(Source(DATA)), artifact_of(DATA))
+
+
+@pytest.mark.parametrize("spoil", [cut, empty, Path.unlink])
+def test_a_content_whose_file_is_cut_off_while_it_is_open(
+    cache: Cache, spoil: Callable[[Path], None]
+) -> None:
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    check(content)
+    spoil(cache.file(artifact_of(DATA)))
+    assert content.read(2_900_000, 3_000_000) == DATA[2_900_000:3_000_000]  # makes it long again
+    check(content)
+    content.close()
+    cache.close(store)
+    read_all(cache.over(Source(DATA)), artifact_of(DATA))
+
+
+def test_a_cache_removed_while_many_read(cache: Cache) -> None:
+    store = cache.over(Source(DATA, 20_000))
+    ended = threading.Event()
+    failures: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not ended.is_set():
+                read_all(store, artifact_of(DATA))
+        except BaseException as error:
+            failures.append(error)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(20):
+        shutil.rmtree(cache.directory / "v2", ignore_errors=True)
+        before = store.statistics().fetched_bytes
+        eventually(lambda before=before: store.statistics().fetched_bytes > before or failures)  # type: ignore[misc]
+    ended.set()
+    for reader in readers:
+        reader.join()
+    assert failures == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of eight megabytes for the cache."""
+    if os.getuid() != 0:
+        pytest.skip("only root makes a small disk")
+    (tmp_path / "cache").mkdir()
+    options = ["-t", "tmpfs", "-o", "size=8m", "none"]
+    if subprocess.run(["mount", *options, tmp_path / "cache"], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield tmp_path / "cache"
+    subprocess.run(["umount", "-l", tmp_path / "cache"], check=True)
+
+
+def test_a_disk_that_becomes_read_only_is_read_past(cache: Cache, disk: Path) -> None:
+    store = cache.over(Two(Source(DATA), Source(OTHER)))
+    read_all(store, artifact_of(DATA))
+    eventually(lambda: not lsof(disk))
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    read_all(store, artifact_of(DATA))
+    read_all(store, artifact_of(OTHER), OTHER)
+    cache.close(store)
+    with pytest.raises(CacheError, match="Read-only"):
+        cache.over(Source(DATA))
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+
+
+def lsof(directory: Path) -> list[str]:
+    """What this process has open below a directory."""
+    found = []
+    for one in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{one}")
+        except FileNotFoundError:
+            continue
+        if target.startswith(f"{directory}/"):
+            found.append(target)
+    return found
+
+
+def test_a_disk_that_is_full_is_read_past(cache: Cache, disk: Path) -> None:
+    store = cache.over(Source(DATA))
+    with pytest.raises(OSError, match="No space left"), (disk / "filler").open("wb") as file:
+        while True:
+            file.write(bytes(65536))
+            file.flush()
+    read_all(store, artifact_of(DATA))
+    assert store.statistics().uncached_grains > 0
+    (disk / "filler").unlink()
+    cache.close(store)
+    again = Source(DATA)
+    store = cache.over(again)
+    read_all(store, artifact_of(DATA))
+    cache.close(store)
+    final = Source(DATA)
+    store = cache.over(final)
+    read_all(store, artifact_of(DATA))
+    cache.close(store)
+    assert final.requests == []
+
+
+# Several at once
+
+
+def test_what_one_mount_has_open_no_other_gives_back(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.content.SPARED_S", -1)
+    one = cache.over(Source(DATA))
+    reader = one.open(artifact_of(DATA, sha256=None))
+    check(reader)
+    small = cache.over(Source(DATA), size_bytes=1 << 20)
+    other = small.open(artifact_of(DATA, sha256=None))
+    check(other)
+    (shared,) = small._all_open()
+    assert shared.punch(1 << 30) == 0
+    check(reader)
+    reader.close()
+    assert shared.punch(1 << 30) > 0
+    check(other)
+    other.close()
+
+
+def test_verifying_what_another_mount_has_open_harms_nobody(cache: Cache) -> None:
+    one, other = cache.over(Source(DATA)), cache.over(Source(DATA))
+    content = one.open(artifact_of(DATA))
+    content.read(0, 1_000_000)
+    report = other.verify()
+    assert (report.contents, report.dropped_grains) == (1, 0)
+    assert report.grains > 0
+    with cache.file(artifact_of(DATA)).open("r+b") as file:
+        file.write(b"rotten")
+    assert other.verify().dropped_grains == 1
+    content.close()
+    cache.close(one)
+    read_all(cache.over(Source(DATA)), artifact_of(DATA))
+
+
+def test_clearing_leaves_nothing_behind(cache: Cache) -> None:
+    store = cache.over(Two(Source(DATA), Source(OTHER)))
+    read_all(store, artifact_of(DATA))
+    read_all(store, artifact_of(OTHER), OTHER)
+    eventually(lambda: not lsof(cache.directory))
+    cache.file(artifact_of(DATA), ".grains").unlink()
+    cache.file(artifact_of(OTHER)).unlink()
+    (cache.file(artifact_of(DATA)).parent / "0123.new").write_bytes(bytes(100_000))
+    store.clear()
+    assert [path for path in cache.directory.rglob("*") if path.is_file()] == []
+
+
+def killed_while_it_read(cache: Cache) -> None:
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(cache.directory)],
+        stdout=subprocess.PIPE, cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"read\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+
+
+def test_what_a_killed_mount_has_left_is_counted_checked_and_read(cache: Cache) -> None:
+    killed_while_it_read(cache)
+    source = Source(DATA)
+    store = cache.over(source)
+    usage = store.usage(artifact_of(DATA))
+    assert usage.size_bytes == len(DATA)
+    assert not usage.verified
+    with cache.file(artifact_of(DATA)).open("r+b") as file:
+        for grain in range(30):
+            file.seek(grain * GRAIN_BYTES)
+            file.write(b"rotten")
+    assert store.verify().dropped_grains == 30
+    assert 0 <= store.usage(artifact_of(DATA)).cached_bytes <= len(DATA)
+    read_all(store, artifact_of(DATA))
+
+
+def test_what_was_half_fetched_when_the_mount_ended_is_not_taken_for_whole(cache: Cache) -> None:
+    unsized = artifact_of(DATA, size_bytes=None, sha256=None)
+    source = Endless(DATA)
+    store = cache.over(source)
+    failures: list[BaseException] = []
+
+    def opens(artifact: Artifact) -> None:
+        try:
+            store.open(artifact).close()
+        except Cancelled as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=opens, args=(unsized,))
+    thread.start()
+    assert source.begun.wait(10)
+    cache.close(store)
+    source.go_on.set()
+    thread.join()
+    assert failures
+    assert [path for path in cache.directory.rglob("*") if path.is_file()] == []
+
+
+class Endless(Source):
+    """One that does not know the size, and waits in the middle."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def probe(self, artifact: Artifact) -> object:  # type: ignore[override]
+        return type("Unknown", (), {"size_bytes": None})()
+
+    def stream(self, artifact: Artifact, span: Span, sink: object, **more: object) -> None:  # type: ignore[override]
+        room = sink.room(0)  # type: ignore[attr-defined]
+        room[:1000] = self.data[:1000]
+        self.begun.set()
+        assert self.go_on.wait(10)
+        sink.take(1000, more=False)  # type: ignore[attr-defined]
+
+
+def test_pinning_takes_as_long_as_it_takes(cache: Cache) -> None:
+    source = Source(DATA)
+    source.gate.clear()
+    store = cache.over(source, read_timeout_s=0.1)
+    store.pin(artifact_of(DATA))
+    eventually(lambda: source.requests)
+    reader = store.open(artifact_of(DATA))
+    with pytest.raises(Exception, match="in time"):
+        reader.read(0, 10)
+    reader.close()
+    source.gate.set()
+    eventually(lambda: store.usage(artifact_of(DATA)).cached_bytes == len(DATA))
+
+
+def test_a_full_disk_is_an_error_of_pinning_and_nothing_stays_open(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = cache.over(Source(DATA))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(OSError, match="No space"):
+        store.pin(artifact_of(DATA))
+    assert store.statistics().open_contents == 0
+
+
+def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Cache) -> None:
+    """A flight that is put off is looked after even if all that fly are stuck."""
+    other = cache.over(Source(DATA))
+    theirs = other.open(artifact_of(DATA))
+    (shared,) = other._all_open()
+    assert shared.reserve(Span(0, len(DATA)), insist=False)
+    stuck = Source(OTHER)
+    one = cache.over(Two(Source(DATA), stuck))
+    mine = one.open(artifact_of(DATA))
+    arrived = threading.Event()
+    mine.request(Span(1_500_000, 1_500_010), lambda _: arrived.set())
+    stuck.gate.clear()
+    hanging = one.open(artifact_of(OTHER))
+    hanging.request(Span(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
+    eventually(lambda: stuck.requests)
+    shared.free(Span(0, len(DATA)))
+    assert arrived.wait(5)
+    stuck.gate.set()
+    for content in (mine, hanging, theirs):
+        content.close()
+
+
+# The start
+
+
+LOOKS = """
+import sys
+from pathlib import Path
+looked = []
+def note(event, arguments):
+    if event in ("open", "os.scandir", "os.listdir") and sys.argv[1] in str(arguments[0]):
+        looked.append(event)
+from tests.cache.test_store import Cache, DATA
+from tests.cache.source import Source
+sys.addaudithook(note)
+store = Cache(Path(sys.argv[1])).over(Source(DATA))
+print(len(looked))
+store.close()
+"""
+
+
+def test_a_full_cache_is_not_looked_at_when_it_is_mounted(cache: Cache) -> None:
+    def looks() -> int:
+        root = Path(__file__).parents[2]
+        done = subprocess.run(
+            [sys.executable, "-c", LOOKS, str(cache.directory)],
+            capture_output=True, check=True, cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+        )  # fmt: skip
+        return int(done.stdout)
+
+    empty_looks = looks()
+    assert empty_looks > 0
+    folder = cache.directory / "v2" / "sha256" / "00"
+    folder.mkdir(parents=True)
+    for number in range(1000):
+        (folder / f"{number:064}").touch()
+        (folder / f"{number:064}.grains").write_bytes(bytes(HEADER_BYTES + 100 * SUM_BYTES))
+    assert looks() == empty_looks
