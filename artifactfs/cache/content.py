@@ -581,6 +581,10 @@ class Shared:
         """Grains are here, whoever brought them: who need not wait any more. `lock` is held."""
         self._claims[first:stop] = bytes(stop - first)
         self.unsaved = True
+        return self._contented()
+
+    def _contented(self) -> list[Waiter]:
+        """Who waits for nothing any more, taken from those who wait. `lock` is held."""
         ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
         if ready:
             self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
@@ -623,9 +627,7 @@ class Shared:
                 if one and flags[grain] == ABSENT:
                     flags[grain] = STORED
                     self._claims[grain] = 0
-            ready = [waiter for waiter in self._waiters if not self._missing(waiter)]
-            if ready:
-                self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
+            ready = self._contented()
         for waiter in ready:
             waiter.done(None)
 
