@@ -628,6 +628,8 @@ class Shared:
                 self._waiters = [waiter for waiter in self._waiters if self._missing(waiter)]
         for waiter in ready:
             waiter.done(None)
+        if self.to_verify:
+            self._verifier.follow(self)
 
     def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
         """A flight is over: what it has not brought is free again; who waited for it is told.
