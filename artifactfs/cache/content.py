@@ -630,6 +630,8 @@ class Shared:
             ready = self._contented()
         for waiter in ready:
             waiter.done(None)
+        if self.to_verify:
+            self._verifier.follow(self)
 
     def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
         """A flight is over: what it has not brought is free again; who waited for it is told.

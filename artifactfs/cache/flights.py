@@ -205,9 +205,9 @@ class FlightCrew:
         return replace(first, span=Span(span.start, stop)), _Lane(self, first.is_bulk)
 
     def _take_short(self) -> tuple[_Flight, _Lane] | None:
-        for flight in self._queue:
+        for index, flight in enumerate(self._queue):
             if not flight.is_bulk:
-                self._queue.remove(flight)
+                del self._queue[index]  # not by `remove`: the pieces of one flight are all equal
                 heapq.heapify(self._queue)
                 return flight, _Lane(self, False)
         return None
