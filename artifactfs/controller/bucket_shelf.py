@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
@@ -107,11 +107,14 @@ class BucketShelf:
         await self._workers.do(self._bucket.remove, key)
         await self._index.execute("DELETE FROM remote_uploads WHERE upload_id = ?", upload_id)
 
-    async def sweep(self, open_ids: set[str]) -> None:
-        """Throw away what belongs to no open upload."""
+    async def sweep(self, open_ids: Callable[[], set[str]]) -> None:
+        """Throw away what belongs to no open upload.
+
+        Which are open is asked after what is there was listed: what has begun meanwhile is.
+        """
         rows = self._index.few("SELECT upload_id FROM remote_uploads")
         found = await self._workers.do(lambda: list(self._bucket.names("uploads")))
-        for upload_id in {*found, *(row[0] for row in rows)} - open_ids:
+        for upload_id in {*found, *(row[0] for row in rows)} - open_ids():
             await self.forget(upload_id)
 
     def _remote_id(self, upload_id: str) -> str | None:

@@ -22,7 +22,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from artifactfs.controller.receiving import BUFFER_BYTES, Receiver, Sink
@@ -167,11 +167,11 @@ class Parts:
         path = self._directory / upload_id
         await self._workers.do(shutil.rmtree, path, ignore_errors=True)
 
-    async def sweep(self, open_ids: set[str]) -> None:
+    async def sweep(self, open_ids: Callable[[], set[str]]) -> None:
         """Throw away the files of uploads that are not open."""
-        for name in await self._workers.do(os.listdir, self._directory):
-            if name not in open_ids:
-                await self.forget(name)
+        names = await self._workers.do(os.listdir, self._directory)
+        for name in set(names) - open_ids():  # asked after what is there was listed
+            await self.forget(name)
 
     def _hashing_of(self, ticket: Ticket) -> Hashing:
         found = self._hashing.get(ticket.id)

@@ -7,7 +7,7 @@ an S3 bucket.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class Shelf(Protocol):
     async def digest(self, ticket: Ticket, parts: list[Part] | None) -> str: ...
     async def keep(self, ticket: Ticket, parts: list[Part] | None) -> None: ...
     async def forget(self, upload_id: str) -> None: ...
-    async def sweep(self, open_ids: set[str]) -> None: ...
+    async def sweep(self, open_ids: Callable[[], set[str]]) -> None: ...
 
 
 class LocalShelf:

@@ -213,7 +213,7 @@ class Uploads:
 
     async def sweep(self) -> None:
         """Throw away files that a crash left without a ticket."""
-        await self._shelf.sweep(self._tickets.open_ids())
+        await self._shelf.sweep(self._tickets.open_ids)
 
     async def _part_urls(
         self, request: web.Request, ticket: Ticket, numbers: Sequence[int]
