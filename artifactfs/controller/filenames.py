@@ -45,7 +45,7 @@ def disposition(filename: str) -> str:
     name = filename.rpartition("/")[2] or "artifact"
     plain = _UNQUOTABLE.sub("_", name)
     quoted = f'attachment; filename="{plain}"'
-    if plain == name:
+    if plain == name.strip():  # blanks at the ends do not survive in quotes everywhere
         return quoted
     encoded = quote(name.encode("utf-8", "surrogatepass").decode("utf-8", "replace"), safe="")
     return f"{quoted}; filename*=UTF-8''{encoded}"
