@@ -30,7 +30,7 @@ from cachetools import LRUCache
 
 from artifactfs.tree.node import Directory, Handle, Node
 
-REMEMBERED_PATHS = 65_536
+REMEMBERED_PATHS = 32_768
 _HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")
 
 
