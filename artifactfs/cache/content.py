@@ -571,17 +571,13 @@ class Shared:
             else:
                 for grain in range(first, stop):
                     flags[grain] = CHECKED if flags[grain] == CHECKED else state
-            ready = self._arrived(first, stop)
+            self._claims[first:stop] = bytes(stop - first)
+            self.unsaved = True
+            ready = self._contented()
         for waiter in ready:
             waiter.done(None)
         if self.to_verify:
             self._verifier.follow(self)
-
-    def _arrived(self, first: int, stop: int) -> list[Waiter]:
-        """Grains are here, whoever brought them: who need not wait any more. `lock` is held."""
-        self._claims[first:stop] = bytes(stop - first)
-        self.unsaved = True
-        return self._contented()
 
     def _contented(self) -> list[Waiter]:
         """Who waits for nothing any more, taken from those who wait. `lock` is held."""
