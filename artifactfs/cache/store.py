@@ -480,11 +480,6 @@ class Store:
         """Let it be evicted again."""
         Path(self._places.of(artifact).pin).unlink(missing_ok=True)
 
-    def contents(self) -> tuple[int, int]:
-        """How many contents there are and the bytes they take on disk. Walks the directory."""
-        found = list(evict.survey(self._places))
-        return len(found), sum(one.disk_bytes for one in found)
-
     def key_of(self, artifact: Artifact) -> str:
         """The key of an artifact's content in `survey`."""
         return self._places.of(artifact).key

@@ -19,12 +19,6 @@ INTERRUPTED = 130
 _log = logging.getLogger(__name__)
 
 
-class Unfinished(click.ClickException):
-    """Something is still to be uploaded, or cannot be."""
-
-    exit_code = NOT_ALL_UPLOADED
-
-
 def line_of(error: BaseException) -> str:
     """One line: what happened, and what to do."""
     if isinstance(error, OSError) and error.strerror:

@@ -101,8 +101,3 @@ class Running:
     def command(self, path: Path, name: str, value: bytes = b"1") -> None:
         """Carry out a command that is spelled as an attribute."""
         within(600.0, lambda: os.setxattr(path, PREFIX + name, value), str(self.mountpoint))
-
-
-def is_on_its_way(upload: dict[str, Any]) -> bool:
-    """Whether an upload will end without anybody doing anything."""
-    return upload["state"] in ("queued", "hashing", "uploading") and not upload["waits_for_name"]
