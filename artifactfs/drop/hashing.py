@@ -117,16 +117,17 @@ class RollingHash:
     def _advance_all(self, least_bytes: int, cancelled: threading.Event | None) -> None:
         """Hash what is there, as long as it is so much. `_advancing` is held."""
         descriptor = -1
+        piece = memoryview(b"")
         try:
             while (span := self._claim(least_bytes)) is not None:
                 if descriptor < 0:
                     descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-                for start in range(span.start, span.stop, _READ_BYTES):
-                    count = min(_READ_BYTES, span.stop - start)
-                    piece = os.pread(descriptor, count, start)
-                    if len(piece) != count:
+                    piece = memoryview(bytearray(min(_READ_BYTES, span.stop - span.start)))
+                for start in range(span.start, span.stop, len(piece)):
+                    wanted = piece[: span.stop - start]
+                    if os.preadv(descriptor, [wanted], start) != len(wanted):
                         raise OSError(f"{self._path.name} is shorter than it was")
-                    self._digest.update(piece)
+                    self._digest.update(wanted)
                 if cancelled is not None and cancelled.is_set():
                     raise Cancelled(f"{self._path.name}: stopped while hashing")
         finally:

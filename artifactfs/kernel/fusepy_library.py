@@ -142,7 +142,7 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         st.st_gid = self._ours.owner.gid
         st.st_size = shown.size_bytes
         st.st_blocks = shown.blocks
-        st.st_blksize = BLOCK_BYTES
+        st.st_blksize = shown.unit_bytes
         for field, time_ns in (
             (st.st_atimespec, shown.mtime_ns),
             (st.st_mtimespec, shown.mtime_ns),

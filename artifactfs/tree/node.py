@@ -46,7 +46,9 @@ class Attributes:
     """What ``stat`` shows, but for the owner, who is whoever mounted.
 
     `mode` holds the permission bits only. Times are nanoseconds since the epoch. `blocks` counts
-    512 bytes each and says what lies on the local disk.
+    512 bytes each and says what lies on the local disk. `unit_bytes` is how much programs do best
+    to read or write at once (``st_blksize``, a power of two): ``cp`` goes by it, and Python's
+    ``open`` makes its buffer as large.
     """
 
     ino: int
@@ -57,6 +59,7 @@ class Attributes:
     mtime_ns: int
     ctime_ns: int
     blocks: int = 0
+    unit_bytes: int = 4096
 
 
 @dataclass(frozen=True, slots=True)

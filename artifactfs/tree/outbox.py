@@ -44,6 +44,7 @@ from artifactfs.tree.node import (
 DROP = "drop"
 
 _BLOCK_BYTES = 512
+_UNIT_BYTES = 1 << 20  # what the kernel hands over by one request at most
 
 
 class Drop:
@@ -293,6 +294,7 @@ class DropFile(DropNode, File):
             entry.mtime_ns,
             entry.ctime_ns,
             -(-entry.size_bytes // _BLOCK_BYTES),
+            _UNIT_BYTES,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import subprocess
@@ -135,6 +136,28 @@ def test_a_program_that_writes_out_of_order(mounted: UserMount, service: Service
     expected = bytearray(100_003)
     expected[0:5], expected[50_000:50_006], expected[100_000:] = b"start", b"middle", b"end"
     arrived(mounted, service, {"scattered.bin": bytes(expected)})
+
+
+def test_who_has_a_file_mapped_sees_what_another_writes(mounted: UserMount) -> None:
+    path = mounted.path / "drop" / "shared.tmp"
+    path.write_bytes(b"a" * 300_000)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[150_000] == ord("a")
+        with path.open("r+b", buffering=0) as other:
+            descriptor = os.open(path, os.O_WRONLY)
+            try:
+                os.pwrite(descriptor, b"b" * 100_000, 100_000)
+            finally:
+                os.close(descriptor)
+            assert os.pread(other.fileno(), 2, 99_999) == b"ab"
+        assert bytes(mapped[99_999:100_001]) == b"ab"
+        assert mapped[150_000] == ord("b")
+
+
+def test_programs_are_told_to_write_by_the_mebibyte(mounted: UserMount) -> None:
+    path = mounted.path / "drop" / "unit.tmp"
+    path.write_bytes(b"")
+    assert path.stat().st_blksize == 1 << 20
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 << 20, (5 << 20) + 1, 12_000_000])

@@ -135,11 +135,10 @@ class FileOperations:
         mode: tuple[int, int] | None = None
         try:
             local = not read_only or is_writable(file)
-            mode = passthrough.enter(file.ino, handle, read_only=read_only)
-            open_flags, backing_id = (0, 0) if mode is None else mode
-            if not backing_id:  # with passthrough the kernel refuses either of them
-                open_flags |= wire.FOPEN_DIRECT_IO if handle.direct_io else 0
-                open_flags |= wire.FOPEN_KEEP_CACHE if handle.keep_cache else 0
+            mode = passthrough.enter(file.ino, handle, flags)
+            open_flags, backing_id = (wire.FOPEN_DIRECT_IO, 0) if mode is None else mode
+            if not backing_id and handle.keep_cache:  # the kernel refuses it with passthrough
+                open_flags |= wire.FOPEN_KEEP_CACHE
             if read_only:
                 open_flags |= wire.FOPEN_NOFLUSH
         except BaseException:

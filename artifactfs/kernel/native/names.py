@@ -22,12 +22,12 @@ from typing import Final
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import CHANGES, Call
 from artifactfs.kernel.native.channel import Handler
-from artifactfs.kernel.native.stat import BLOCK_BYTES
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
 from artifactfs.tree.node import AttributeChange, Link, Node
 
 _NS: Final = 1_000_000_000
+BLOCK_BYTES: Final = 4096
 _WRITABLE: Final = 0o222
 _ACCESSIBLE: Final = b"user."
 _CHANGES: Final = (

@@ -86,6 +86,11 @@ class Agreement:
         """Whether the kernel will read files by itself, as far as INIT is concerned."""
         return bool(self.flags & wire.PASSTHROUGH)
 
+    @property
+    def maps_direct_io(self) -> bool:
+        """Whether files that are not cached can be mapped, and writes to them drop cached pages."""
+        return bool(self.flags & wire.DIRECT_IO_ALLOW_MMAP)
+
     def pack(self) -> bytes:
         """The answer to INIT."""
         return wire.INIT_OUT.pack(

@@ -190,6 +190,7 @@ class Session:
             call.refuse(errno.EPROTO)
             self._init_done.set()
             return
+        self._passthrough.write_directly = self._agreement.maps_direct_io
         call.answer(self._agreement.pack())
         self._try_passthrough(self._agreement)
         _log.debug("INIT: %s offered, %s agreed", offer, self._agreement)

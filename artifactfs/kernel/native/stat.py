@@ -18,7 +18,6 @@ _NS: Final = 1_000_000_000
 _MASK_64: Final = (1 << 64) - 1
 _S_IFREG: Final = mode_bits.S_IFREG
 _LONGEST_S: Final = 10 * 365 * 86_400.0
-BLOCK_BYTES: Final = 4096
 
 _PADDING: Final = [b"\0" * (-length % 8) for length in range(8)]
 
@@ -89,7 +88,7 @@ class Stat:
                 self.uid,
                 self.gid,
                 0,
-                BLOCK_BYTES,
+                a.unit_bytes,
                 0,
                 ino,
                 cookie,
@@ -113,7 +112,7 @@ class Stat:
             nanoseconds,
             0,
             wire.STATX_BASIC_STATS,
-            BLOCK_BYTES,
+            a.unit_bytes,
             0,
             a.nlink,
             self.uid,
@@ -149,7 +148,7 @@ class Stat:
             self.uid,
             self.gid,
             0,
-            BLOCK_BYTES,
+            a.unit_bytes,
             0,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 from hypothesis import strategies as st
@@ -67,7 +68,7 @@ class Kernel(RuleBasedStateMachine):
 
     @rule(ino=st.integers(1, 3), fd=st.none() | st.just(3), direct=st.booleans())
     def open(self, ino: int, fd: int | None, direct: bool) -> None:
-        entered = self.passthrough.enter(ino, Backed(fd, direct_io=direct), read_only=True)
+        entered = self.passthrough.enter(ino, Backed(fd, direct_io=direct), os.O_RDONLY)
         ids = {backing_id for opened, backing_id in self.opens if opened == ino}
         if entered is None:
             assert direct
@@ -102,19 +103,19 @@ TestKernel = Kernel.TestCase
 
 def test_what_is_open_uncached_stays_so_when_it_becomes_complete() -> None:
     _, passthrough = working()
-    assert passthrough.enter(5, Backed(None), read_only=True) == (0, 0)
-    assert passthrough.enter(5, Backed(), read_only=True) == (0, 0)
+    assert passthrough.enter(5, Backed(None), os.O_RDONLY) == (0, 0)
+    assert passthrough.enter(5, Backed(), os.O_RDONLY) == (0, 0)
     passthrough.leave(5)
-    assert passthrough.enter(5, Backed(), read_only=True) == (0, 0)
+    assert passthrough.enter(5, Backed(), os.O_RDONLY) == (0, 0)
     passthrough.leave(5)
     passthrough.leave(5)
-    assert passthrough.enter(5, Backed(), read_only=True) == (wire.FOPEN_PASSTHROUGH, 2)
+    assert passthrough.enter(5, Backed(), os.O_RDONLY) == (wire.FOPEN_PASSTHROUGH, 2)
 
 
 def test_what_is_passed_through_stays_so_when_it_is_evicted() -> None:
     device, passthrough = working()
-    first = passthrough.enter(5, Backed(), read_only=True)
-    assert passthrough.enter(5, Backed(None), read_only=True) == first
+    first = passthrough.enter(5, Backed(), os.O_RDONLY)
+    assert passthrough.enter(5, Backed(None), os.O_RDONLY) == first
     assert device.given == 2  # the sample and this one
     passthrough.leave(5)
     passthrough.leave(5)
@@ -123,7 +124,7 @@ def test_what_is_passed_through_stays_so_when_it_is_evicted() -> None:
 
 def test_a_writer_is_never_passed_through() -> None:
     _, passthrough = working()
-    assert passthrough.enter(5, Backed(), read_only=False) == (0, 0)
+    assert passthrough.enter(5, Backed(), os.O_RDWR) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +138,22 @@ def test_why_not_is_said_in_words(number: int, words: str) -> None:
     passthrough.allow(3)
     assert passthrough.reason is not None
     assert words in passthrough.reason
-    assert passthrough.enter(5, Backed(), read_only=True) == (0, 0)
+    assert passthrough.enter(5, Backed(), os.O_RDONLY) == (0, 0)
 
 
 def test_a_privilege_that_is_lost_ends_it_for_good_one_bad_file_does_not() -> None:
     device, passthrough = working()
     device.error = errno.EIO
-    assert passthrough.enter(5, Backed(), read_only=True) == (0, 0)
+    assert passthrough.enter(5, Backed(), os.O_RDONLY) == (0, 0)
     assert passthrough.reason is None
     device.error = errno.EPERM
-    assert passthrough.enter(6, Backed(), read_only=True) == (0, 0)
+    assert passthrough.enter(6, Backed(), os.O_RDONLY) == (0, 0)
     assert passthrough.reason is not None
+
+
+def test_what_is_only_written_goes_past_the_page_cache_where_the_kernel_can_map_it() -> None:
+    _, passthrough = working()
+    assert passthrough.enter(5, Backed(None), os.O_WRONLY) == (0, 0)
+    passthrough.write_directly = True
+    assert passthrough.enter(5, Backed(None), os.O_WRONLY) is None
+    assert passthrough.enter(5, Backed(None), os.O_RDWR) == (0, 0)
