@@ -160,6 +160,12 @@ class BadAnswer(RemoteError):
     default_remedy = "the service answers differently than documented; please report this"
 
 
+class ContentChanged(BadAnswer):
+    """What an id means has changed, by the service's fault: two versions are never mixed."""
+
+    remedy = "close it and open it again to read what is there now"
+
+
 class CacheError(ArtifactfsError):
     """The cache could not give the bytes."""
 

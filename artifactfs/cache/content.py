@@ -24,6 +24,7 @@ another mount has fetched meanwhile is taken over instead (``sidecar``).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -35,6 +36,8 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import xxhash
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.allowance import Allowance
@@ -53,7 +56,7 @@ from artifactfs.cache.grains import (
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.window import Window
-from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
+from artifactfs.errors import Cancelled, ContentChanged, ContentMismatch, TimedOut
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
 from artifactfs.spans import Span
 
@@ -171,6 +174,7 @@ class Shared:
         self._descriptor = -1
         self._sidecar: Sidecar | None = None
         self._generation: int | None = None
+        self._version = 0
         self._users = 0
         self._is_passed_through = False
         self._used_s = array("Q", bytes(8 * -(-size_bytes // STRETCH_BYTES)))
@@ -224,7 +228,7 @@ class Shared:
             if not has_its_size:
                 sidecar.renew()
                 os.ftruncate(self._descriptor, self.size_bytes)
-            flags = sidecar.flags()
+            flags, version = sidecar.flags(), sidecar.version()
         except BaseException:
             sidecar.close()
             raise
@@ -236,6 +240,7 @@ class Shared:
                 self.table.flags[:] = flags
                 self.table.verified = sidecar.is_verified and self.table.complete
             self._generation = sidecar.generation
+            self._version = version
             self._sidecar = sidecar
 
     def _take_over_known(self, flags: bytearray) -> None:
@@ -549,6 +554,40 @@ class Shared:
 
     # Arrival
 
+    def comes_as(self, etag: str) -> None:
+        """Bytes are about to come with this ETag.
+
+        Of a content without a SHA-256 nothing else tells whether all of it is of one version. If
+        they are of another than what is here, this content has failed for whoever has it open, and
+        its files are removed, so that an opening after the last of those begins anew. Raises
+        `ContentChanged`.
+        """
+        if self.artifact.sha256 is not None:
+            return
+        version = xxhash.xxh3_64_intdigest(etag.encode()) or 1
+        sidecar = self._sidecar
+        known = self._version
+        if not known and sidecar is not None:
+            with contextlib.suppress(OSError):
+                known = sidecar.version()
+        with self.lock:
+            self._version = self._version or known or version
+            if self._version == version:
+                error = None
+            else:
+                error = self.failed = ContentChanged(
+                    f"{self.artifact.filename!r} ({self.artifact.id}) is not what it was: "
+                    "the service changed the content of an id"
+                )
+        if error is not None:
+            _log.error("%s", error)
+            for path in (self.place.path, self.place.sidecar):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)  # noqa: PTH108 - paths are text here
+            raise error
+        if not known and sidecar is not None:
+            self._write_down(lambda: sidecar.set_version(version))
+
     def note(
         self, first: int, sums: list[int], kept: list[bytes] | None, arrived_bytes: int
     ) -> None:
@@ -735,11 +774,22 @@ def _wait_until(end_s: float, why: str) -> None:
 
 
 class Content:
-    """One opening of a content; `close` it once."""
+    """One opening of a content; `close` it once.
+
+    `is_as_before` is False for the first opening after the content was found to have changed: what
+    the reader's side keeps of it is not to be used any more.
+    """
 
     def __init__(
-        self, shared: Shared, read_timeout_s: float, counters: Counters, closed: Callable[[], None]
+        self,
+        shared: Shared,
+        read_timeout_s: float,
+        counters: Counters,
+        closed: Callable[[], None],
+        *,
+        is_as_before: bool = True,
     ) -> None:
+        self.is_as_before = is_as_before
         self._shared = shared
         self._read_timeout_s = read_timeout_s
         self._counters = counters

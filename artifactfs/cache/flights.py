@@ -242,7 +242,7 @@ class FlightCrew:
         flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
 
     def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
-        flying = _Flying(Arrival(shared, buffer), lane, span, self._ended)
+        flying = _Flying(shared, Arrival(shared, buffer), lane, span, self._ended)
         try:
             self._source.stream(
                 shared.artifact,
@@ -296,13 +296,24 @@ class _Lane:
 class _Flying:
     """The sink of one flight. For one thread."""
 
-    def __init__(self, arrival: Arrival, lane: _Lane, span: Span, ended: threading.Event) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        arrival: Arrival,
+        lane: _Lane,
+        span: Span,
+        ended: threading.Event,
+    ) -> None:
+        self._shared = shared
         self._arrival = arrival
         self._lane = lane
         self._stop = span.stop
         self._ended = ended
         self._position = span.start
         self.pause = arrival.pause
+
+    def version(self, etag: str) -> None:
+        self._shared.comes_as(etag)
 
     def room(self, offset: int) -> memoryview:
         self._position = offset

@@ -1,6 +1,7 @@
 """The file beside a content that says which of its grains are on disk, with the sum of each.
 
     header   64 bytes: magic, size, grain size, generation, and hints (cached bytes, verified)
+             at 56 the version: a number made of the ETag that the bytes came with, or 0
     sums     8 bytes a grain, at 64 + 8 times its number: its xxh3-64, or 0 while it is absent
 
 A grain's sum is written right after its bytes, in place. Nothing is ever written anew as a whole,
@@ -42,6 +43,7 @@ _HEADER: Final = struct.Struct("<16sQIBQQ")
 _SUM: Final = struct.Struct("<Q")
 _FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock, fcntl(2)
 _OFD_SETLK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
+_VERSION_AT: Final = 56
 HEADER_BYTES: Final = 64
 SUM_BYTES: Final = 8
 
@@ -88,6 +90,7 @@ class Sidecar:
     def renew(self) -> None:
         """Begin anew: no grain is here, and nobody's knowledge of it holds. Raises `OSError`."""
         os.ftruncate(self._descriptor, 0)
+        os.ftruncate(self._descriptor, HEADER_BYTES)
         self.generation = secrets.randbits(64)
         self.is_verified = False
         self.describe(0, verified=False)
@@ -98,7 +101,16 @@ class Sidecar:
             _MAGIC, self._size_bytes, GRAIN_BYTES, verified, cached_bytes, self.generation
         )
         header += _SUM.pack(xxhash.xxh3_64_intdigest(header))
-        os.pwrite(self._descriptor, header.ljust(HEADER_BYTES, b"\0"), 0)
+        os.pwrite(self._descriptor, header, 0)
+
+    def version(self) -> int:
+        """What `set_version` was told, by whichever mount; 0 if nothing. Raises `OSError`."""
+        data = os.pread(self._descriptor, _SUM.size, _VERSION_AT)
+        return int.from_bytes(data, "little") if len(data) == _SUM.size else 0
+
+    def set_version(self, version: int) -> None:
+        """Of which version all bytes are. Raises `OSError`."""
+        os.pwrite(self._descriptor, _SUM.pack(version), _VERSION_AT)
 
     def flags(self) -> bytearray:
         """STORED for each grain that has a sum, ABSENT for the others."""
@@ -176,5 +188,6 @@ def write_sidecar(path: str, size_bytes: int, sums: Sequence[int], *, verified: 
         sidecar.close()
 
 
-assert _HEADER.size + _SUM.size <= HEADER_BYTES
+assert _HEADER.size + _SUM.size <= _VERSION_AT
+assert _VERSION_AT + _SUM.size <= HEADER_BYTES
 assert (ABSENT, STORED) == (False, True)

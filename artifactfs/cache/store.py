@@ -44,7 +44,7 @@ from artifactfs.cache.grains import (
 from artifactfs.cache.places import Place, Places
 from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek, write_sidecar
 from artifactfs.cache.verifier import Verifier
-from artifactfs.errors import BadAnswer, CacheError, Cancelled
+from artifactfs.errors import BadAnswer, CacheError, Cancelled, ContentChanged
 from artifactfs.spans import Span
 
 KNOWN_BYTES = 32 << 20
@@ -138,6 +138,9 @@ class _ToFile:
         self._buffer = memoryview(bytearray(WHOLE_PIECE_BYTES))
         self._offset = 0
 
+    def version(self, _etag: str) -> None:
+        return
+
     def room(self, offset: int) -> memoryview:
         if offset < self._offset:  # it begins anew, and may be shorter now
             os.ftruncate(self._descriptor, offset)
@@ -163,7 +166,7 @@ def _table_bytes(shared: Shared) -> int:
 class Store:
     """The cache directory of one mount.
 
-    `_lock` guards `_open`, `_known`, `_usages` and `_refused`; no I/O while it is held.
+    `_lock` guards `_open`, `_known`, `_usages`, `_refused` and `_changed`; no I/O while it is held.
     """
 
     def __init__(
@@ -193,6 +196,7 @@ class Store:
         self._known: LRUCache[str, Shared] = LRUCache(KNOWN_BYTES, _table_bytes)
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
         self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
+        self._changed: dict[str, bool] = {}  # a change that the next opening is to be told of
         self._surveyed_bytes = 0
         self._fetched_at_survey = 0
         self._ended = threading.Event()
@@ -277,7 +281,10 @@ class Store:
                 ended = True
                 self._close(shared)
 
-        return Content(shared, self._read_timeout_s, self._counters, closed)
+        changed = shared.failed is None and self._changed.pop(shared.place.key, False)
+        return Content(
+            shared, self._read_timeout_s, self._counters, closed, is_as_before=not changed
+        )
 
     def _close(self, shared: Shared) -> None:
         with self._lock:
@@ -286,7 +293,9 @@ class Store:
             if last:
                 self._open.pop(shared.place.key, None)
                 shared.cancelled.set()
-                if shared.failed is not None:
+                if isinstance(shared.failed, ContentChanged):
+                    self._changed[shared.place.key] = True
+                elif shared.failed is not None:
                     self._refused[shared.place.key] = shared.failed
         if last:
             shared.closed_everywhere()

@@ -13,8 +13,9 @@ them.) What can go wrong on the way is settled here:
   when it has enough;
 * a redirect is followed, at most five times, without the token, and its target is remembered per
   artifact until its signature is refused (401, 403, 410), then asked for again;
-* an answer that is for another range, or whose ETag is not that of the answer before, is not passed
-  on: `BadAnswer`, because two versions must never mix.
+* an answer that is for another range is not passed on: `BadAnswer`;
+* nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
+  must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
 
 References to external URLs are redirects too, but to wherever someone pointed: only http and https,
 not to private or loopback addresses (``external`` checks them, also behind each further redirect),
@@ -32,7 +33,15 @@ from urllib.parse import quote, urljoin, urlsplit
 from cachetools import LRUCache
 
 from artifactfs.artifact import Artifact
-from artifactfs.errors import BadAnswer, Cancelled, Gone, NotAllowed, TokenRejected, Unreachable
+from artifactfs.errors import (
+    BadAnswer,
+    Cancelled,
+    ContentChanged,
+    Gone,
+    NotAllowed,
+    TokenRejected,
+    Unreachable,
+)
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
@@ -50,6 +59,9 @@ _RANGE_PAST_END = re.compile(r"bytes\s+\*/(\d+)")
 class Sink(Protocol):
     """Who takes the bytes."""
 
+    def version(self, etag: str) -> None:
+        """The bytes to come have this ETag. Raises `ContentChanged` if others are here."""
+
     def room(self, offset: int) -> memoryview:
         """Where the bytes from `offset` on go; never empty."""
 
@@ -62,6 +74,9 @@ class Sink(Protocol):
 
 class Nothing:
     """A sink for who wants the head only."""
+
+    def version(self, _etag: str) -> None:
+        return
 
     def room(self, _offset: int) -> memoryview:
         return memoryview(bytearray(1))
@@ -197,6 +212,8 @@ class Downloader:
         cancelled: threading.Event | None,
     ) -> None:
         offset, stop = self._check_range(artifact, answer, course)
+        if course.etag:
+            sink.version(course.etag)
         if stop is not None and offset >= stop:
             course.ended = True
             return
@@ -233,7 +250,7 @@ class Downloader:
         headers = answer.headers
         etag = headers.get("etag")
         if course.etag and etag and etag != course.etag:
-            raise BadAnswer(f"{artifact.id}: its content changed while it was read")
+            raise ContentChanged(f"{artifact.id}: its content changed while it was read")
         course.etag = etag or course.etag
         if answer.status_code == 416:
             past = _RANGE_PAST_END.fullmatch(headers.get("content-range", "").strip())

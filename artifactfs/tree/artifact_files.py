@@ -121,7 +121,7 @@ class ArtifactHandle(Handle):
 
     @property
     def keep_cache(self) -> bool:
-        return self._size_was_shown
+        return self._size_was_shown and self._content.is_as_before
 
     def try_read(self, start: int, stop: int) -> bytes | None:
         return self._content.try_read(start, stop)

@@ -38,6 +38,7 @@ class Source:
         self.gate = threading.Event()
         self.gate.set()
         self.ranged = True
+        self.etag: str | None = None
         self._lock = threading.Lock()
 
     def probe(self, artifact: Artifact) -> Probe:
@@ -54,6 +55,8 @@ class Source:
     ) -> None:
         with self._lock:
             self.requests.append(span)
+        if self.etag is not None:
+            sink.version(self.etag)
         span = span.clip(len(self.data))
         position = span.start if self.ranged else 0
         stop = span.stop if self.ranged else len(self.data)

@@ -50,6 +50,18 @@ def test_it_is_the_same_one_when_it_is_opened_again(tmp_path: Path) -> None:
     assert peek((tmp_path / "x.grains").read_bytes()) == (SIZE, 77, True)
 
 
+def test_every_mount_knows_of_which_version_the_bytes_are(tmp_path: Path) -> None:
+    one, other = opened(tmp_path), opened(tmp_path)
+    assert other.version() == 0
+    one.set_version(2**64 - 1)
+    other.describe(5, verified=False)
+    assert one.version() == other.version() == 2**64 - 1
+    one.renew()
+    assert other.version() == 0
+    one.close()
+    other.close()
+
+
 @pytest.mark.parametrize("spoil", ["cut", "flip", "other size"])
 def test_one_that_is_not_sound_is_made_anew(tmp_path: Path, spoil: str) -> None:
     one = opened(tmp_path)

@@ -22,7 +22,14 @@ from artifactfs.artifact import Artifact
 from artifactfs.cache import Store
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
-from artifactfs.errors import BadAnswer, CacheError, ContentMismatch, TimedOut, Unreachable
+from artifactfs.errors import (
+    BadAnswer,
+    CacheError,
+    ContentChanged,
+    ContentMismatch,
+    TimedOut,
+    Unreachable,
+)
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of, broken
 from tests.faults import eventually
@@ -512,3 +519,68 @@ def test_random_reads_and_faults_give_right_bytes_or_an_error(
             assert breaks
     content.close()
     cache.close(store)
+
+
+OTHER = random.Random(2).randbytes(len(DATA))
+
+
+def versions() -> tuple[Source, Source, Artifact]:
+    """The same id before and after its content was changed, which only its ETag tells."""
+    before, after = Source(DATA), Source(OTHER)
+    before.etag, after.etag = '"one"', '"two"'
+    return before, after, artifact_of(DATA, sha256=None)
+
+
+def test_what_was_cached_before_its_id_meant_something_else_is_never_mixed(cache: Cache) -> None:
+    before, after, artifact = versions()
+    store = cache.over(before)
+    content = store.open(artifact)
+    assert content.read(0, 1000) == DATA[:1000]
+    content.close()
+    cache.close(store)
+    store = cache.over(after)
+    content, other = store.open(artifact), store.open(artifact)
+    with pytest.raises(ContentChanged):
+        content.read(2_000_000, 2_001_000)
+    for one in (content, other):
+        with pytest.raises(ContentChanged):
+            one.read(0, 1000)
+        one.close()
+    read_all(store, artifact, OTHER)
+
+
+def test_only_the_next_opening_is_told_that_its_pages_are_old(cache: Cache) -> None:
+    before, after, artifact = versions()
+    store = cache.over(before)
+    content = store.open(artifact)
+    content.read(0, 1000)
+    before.etag, before.data = after.etag, OTHER
+    with pytest.raises(ContentChanged):
+        content.read(2_000_000, 2_001_000)
+    content.close()
+    for is_as_before in (False, True):
+        content = store.open(artifact)
+        assert content.is_as_before is is_as_before
+        assert content.read(0, 1000) == OTHER[:1000]
+        content.close()
+
+
+def test_another_mount_sees_of_which_version_the_bytes_are(cache: Cache) -> None:
+    before, after, artifact = versions()
+    one, two = cache.over(before), cache.over(after)
+    first, second = one.open(artifact), two.open(artifact)
+    assert first.read(0, 1000) == DATA[:1000]
+    with pytest.raises(ContentChanged):
+        second.read(2_000_000, 2_001_000)
+    assert first.read(2_000_000, 2_001_000) == DATA[2_000_000:2_001_000]
+    first.close()
+    second.close()
+
+
+def test_another_etag_of_a_content_with_a_hash_is_no_change(cache: Cache) -> None:
+    before, _, _ = versions()
+    content = cache.over(before).open(artifact_of(DATA))
+    assert content.read(0, 1000) == DATA[:1000]
+    before.etag = '"another front end\'s"'
+    assert content.read(2_000_000, 2_001_000) == DATA[2_000_000:2_001_000]
+    content.close()

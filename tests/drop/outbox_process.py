@@ -152,7 +152,11 @@ def _settle(outbox: Outbox, retried: list[str]) -> Any:
             with contextlib.suppress(OSError):
                 outbox.retry(path)
         left = outbox.wait(None, 0.2)
-        if not any(entry.is_pending and entry.state is not State.WRITING for entry in left):
+        if any(entry.is_pending and entry.state is not State.WRITING for entry in left):
+            continue
+        # An answer that was on its way when the service became well may have failed one since.
+        failed = {entry.path for entry in outbox.entries() if entry.state is State.FAILED}
+        if not failed.intersection(retried):
             return outbox.entries()
     return outbox.entries()
 

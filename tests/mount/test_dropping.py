@@ -178,8 +178,8 @@ def test_sizes_around_a_part(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_sparse_file_of_three_gigabytes(mounted: UserMount, service: ServiceClient) -> None:
-    size = 3 << 30
+def test_a_sparse_file_of_two_gigabytes(mounted: UserMount, service: ServiceClient) -> None:
+    size = (2 << 30) + (1 << 20)
     target = mounted.path / "drop" / "sparse.bin"
     with target.open("wb") as file:
         file.seek(1 << 30)

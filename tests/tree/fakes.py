@@ -61,6 +61,8 @@ class FakeTicket:
 class FakeContent:
     """Bytes that are all there, or gone."""
 
+    is_as_before = True
+
     def __init__(self, data: bytes | None) -> None:
         self.data = data
         self.closed = False
