@@ -299,7 +299,9 @@ class Mount:
                 on_change=lambda path: tree.drop_changed(path),
                 audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
-            tree = ArtifactTree(catalog, store, outbox, facts=self._facts)
+            tree = ArtifactTree(
+                catalog, store, outbox, facts=self._facts, on_leave=self._leave_at_once
+            )
             store.start()
             closing.callback(store.close)
             catalog.start()
@@ -319,6 +321,12 @@ class Mount:
                 self._binding.run(tree, self.mountpoint, options, on_ready)
             finally:
                 self._drain(outbox)
+
+    def _leave_at_once(self, wanted: bool) -> None:
+        if wanted:
+            self._ended.set()
+        else:
+            self._ended.clear()
 
     def _drain(self, outbox: Outbox) -> None:
         """Give pending uploads their time; a signal cuts it short."""

@@ -55,7 +55,12 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     status = running.status()
     pid = int(status["pid"])
     left = wait_for_uploads(running, load().unmount.timeout_s if timeout is None else timeout)
-    assembly.unmount(location)
+    running.command(mounted.mountpoint, "leave")  # all the waiting has been done here
+    try:
+        assembly.unmount(location)
+    except ArtifactfsError:
+        running.command(mounted.mountpoint, "leave", b"0")
+        raise
     _wait_for_end(pid)
     say_what_is_left(left)
     if left:

@@ -6,6 +6,8 @@ file with its attributes carries none out.
 
     user.artifactfs.refresh   any directory                  ask the service for its listing now
     user.artifactfs.retry     ``drop/`` and what is in it    queue what failed or was interrupted
+    user.artifactfs.leave     the mount's root               "1": do not wait for uploads once it is
+                                                             unmounted, "0": do after all
     user.artifactfs.pin       an artifact                    "1" keeps it in the cache, "0" does not
 
 Any other attribute is refused: with EROFS outside ``drop/``, as a read-only file system does, and
@@ -26,6 +28,7 @@ from artifactfs.tree.rooms import Store
 REFRESH = "user.artifactfs.refresh"
 RETRY = "user.artifactfs.retry"
 PIN = "user.artifactfs.pin"
+LEAVE = "user.artifactfs.leave"
 
 REFRESH_WAIT_S = 30.0
 
@@ -51,12 +54,17 @@ def pin_or_refuse(store: Store, artifact: Artifact, name: str, value: bytes) -> 
     """What an artifact can be told."""
     if name != PIN:
         read_only()
-    if value == b"1":
+    if yes_or_no(name, value):
         store.pin(artifact)
-    elif value == b"0":
-        store.unpin(artifact)
     else:
-        raise OSError(errno.EINVAL, f"{PIN} is 1 or 0")
+        store.unpin(artifact)
+
+
+def yes_or_no(name: str, value: bytes) -> bool:
+    """What "1" or "0" says. Raises `OSError` EINVAL for anything else."""
+    if value not in (b"0", b"1"):
+        raise OSError(errno.EINVAL, f"{name} is 1 or 0")
+    return value == b"1"
 
 
 def not_kept(name: str) -> OSError:

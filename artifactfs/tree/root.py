@@ -42,17 +42,22 @@ Listener = Callable[[EntryChanged], None]
 class Root(SameByNumber, Directory):
     """What is mounted."""
 
-    __slots__ = ("_catalog", "_directories", "_made_ns", "ino")
+    __slots__ = ("_catalog", "_directories", "_made_ns", "_on_leave", "ino")
 
     ino: int
 
     def __init__(
-        self, directories: Mapping[str, Directory], catalog: Catalog, made_ns: int
+        self,
+        directories: Mapping[str, Directory],
+        catalog: Catalog,
+        made_ns: int,
+        on_leave: Callable[[bool], None],
     ) -> None:
         self.ino = ROOT_INO
         self._directories = directories
         self._catalog = catalog
         self._made_ns = made_ns
+        self._on_leave = on_leave
 
     @property
     def lifetime_s(self) -> float:
@@ -73,14 +78,17 @@ class Root(SameByNumber, Directory):
         return 1
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
-        commands.refresh_or_refuse(self._catalog, name)
+        if name == commands.LEAVE:
+            self._on_leave(commands.yes_or_no(name, value))
+        else:
+            commands.refresh_or_refuse(self._catalog, name)
 
 
 class ArtifactTree:
     """All of it, as `node.Tree`.
 
     `facts` says what ``status.json`` begins with: the service's URL, the mount point and the like.
+    `on_leave` is told whether uploads are not to be waited for after the unmount.
     `_updating` guards the taking-in of snapshots, `_listening` the list of listeners.
     """
 
@@ -91,6 +99,7 @@ class ArtifactTree:
         outbox: Outbox,
         *,
         facts: Facts,
+        on_leave: Callable[[bool], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
         sync_wait_s: float = SYNC_WAIT_S,
     ) -> None:
@@ -109,6 +118,7 @@ class ArtifactTree:
             },
             catalog,
             nanoseconds(clock.now()),
+            on_leave,
         )
         self._updating = threading.Lock()
         self._listening = threading.Lock()
