@@ -306,9 +306,9 @@ class Mount:
             closing.callback(store.close)
             catalog.start()
             closing.callback(catalog.close)
-            closing.callback(self._service.close)
             outbox.start()
             closing.callback(outbox.close, _CLOSE_S)
+            closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
             options = MountOptions(

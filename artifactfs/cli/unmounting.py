@@ -64,7 +64,9 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     _wait_for_end(pid)
     say_what_is_left(left)
     if left:
-        say(f"{len(left):,} files stay in {status['spool']} and resume at the next mount")
+        said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
+        resumes = "resumes" if len(left) == 1 else "resume"
+        say(f"{said} in {status['spool']} and {resumes} at the next mount")
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 
