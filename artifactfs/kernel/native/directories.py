@@ -75,18 +75,25 @@ class DirectoryOperations:
         fh, offset, size, *_ = wire.READ_IN.unpack_from(body)
         opened = self._mount.handles.directory(fh)
         entries = _listing(opened, offset)
+        index = offset & _INDEX_MASK
+        tag = opened.tag
         records: list[bytes] = []
         room = size
-        for index in range(offset & _INDEX_MASK, len(entries) + 2):
-            cookie = opened.tag | (index + 1)
-            if index < 2:
-                record = dirent(opened.node.ino, _DOTS[index], cookie, Kind.DIRECTORY)
-            else:
-                entry = entries[index - 2]
-                name = _shown(entry.name)
-                if name is None:
-                    continue
-                record = dirent(entry.node.ino, name, cookie, _kind(entry.node))
+        while index < 2:
+            record = dirent(opened.node.ino, _DOTS[index], tag | (index + 1), Kind.DIRECTORY)
+            room -= len(record)
+            if room < 0:
+                break
+            records.append(record)
+            index += 1
+        cookie = tag | index
+        most = size // wire.DIRENT.size
+        for entry in entries[index - 2 : index - 2 + most] if index >= 2 else ():
+            cookie += 1
+            name = _shown(entry.name)
+            if name is None:
+                continue
+            record = dirent(entry.node.ino, name, cookie, _kind(entry.node))
             room -= len(record)
             if room < 0:
                 break
