@@ -6,7 +6,9 @@ An open directory reads from one listing, taken when its first entry is read (or
 **The kernel's cache of a listing.** A directory that has a `listing_version` is opened with
 CACHE_DIR: the kernel keeps what it reads, and while the version stays the same further opens get
 KEEP_CACHE too, and read nothing from us at all. Once it has changed, the next open lacks KEEP_CACHE
-and the kernel drops what it has. Two readers of different versions must not fill one cache: the
+and the kernel drops what it has. What was read without attributes, because nobody asked for any, is
+not kept beyond the next open either: else whoever asks for them then would have to look up each
+name. Two readers of different versions must not fill one cache: the
 kernel joins what they read by its position, so a position (`cookie`) carries the version in its
 upper half and never fits another listing.
 """
@@ -98,6 +100,8 @@ class DirectoryOperations:
             if room < 0:
                 break
             records.append(record)
+        if records and index >= 2:
+            self._mount.inodes.forget_listing(opened.node.ino)
         call.answer(b"".join(records))
 
     def read_plus(self, call: Call, body: memoryview) -> None:
