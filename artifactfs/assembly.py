@@ -57,6 +57,7 @@ from artifactfs.kernel.mounting import (
     mounts,
     unmount,
 )
+from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
 from artifactfs.tree import ArtifactTree, names_of
 
@@ -69,6 +70,7 @@ __all__ = [
     "abort",
     "clean_stale",
     "doctor",
+    "enter_own_namespace",
     "find_mount",
     "is_stale",
     "mounts",
