@@ -43,7 +43,7 @@ from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
-from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
+from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError, Unsupported
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
@@ -74,6 +74,7 @@ __all__ = [
     "find_mount",
     "is_stale",
     "mounts",
+    "names_of",
     "unmount",
 ]
 
@@ -200,6 +201,19 @@ class Client:
         """
         uploader = Uploader(self._service.uploads, self._config.upload)
         return uploader.upload_file(path, name or path.name, progress=progress, cancelled=cancelled)
+
+    def copy(self, artifact: Artifact, name: str) -> Artifact | None:
+        """List an artifact's content under another name as well, without reading or sending it.
+
+        None if the service has no such call, or the artifact no hash yet.
+        """
+        if artifact.sha256 is None or artifact.size_bytes is None:
+            return None
+        with contextlib.suppress(Unsupported):
+            begun = self._service.uploads.start_direct(artifact.sha256, artifact.size_bytes, name)
+            if isinstance(begun, Artifact):
+                return begun
+        return None
 
     def put_external(
         self, url: str, name: str, *, sha256: str | None, size_bytes: int | None
