@@ -22,10 +22,41 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-Change = Callable[[sqlite3.Connection], T]
+
+
+class Rows(Protocol):
+    """What a statement has brought or changed."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+class Database(Protocol):
+    """What a change is made in: SQLite, or what looks like it."""
+
+    def execute(self, statement: str, values: Any = ..., /) -> Rows: ...
+    def executemany(self, statement: str, rows: Any, /) -> Any: ...
+
+
+Change = Callable[[Database], T]
+
+
+class AnyIndex(Protocol):
+    """This one, or the one that several controllers share (``shared_index``)."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    def one(self, statement: str, *values: Any) -> Any: ...
+    def few(self, statement: str, *values: Any) -> list[Any]: ...
+    async def many(self, statement: str, *values: Any) -> list[Any]: ...
+    async def write(self, change: Change[T]) -> T: ...
+    async def execute(self, statement: str, *values: Any) -> int: ...
+
 
 MOST_TOGETHER = 256
 
