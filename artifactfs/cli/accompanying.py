@@ -4,9 +4,10 @@
                                                      └─ starts the command (``supervision``)
 
 The command ends first. Then uploads get their time while the mount still answers, the driver is
-told to end, and the directory goes if it was made for this (``borrowing``). Whatever is killed, and
-in whatever order: the mount ends with the last process in the namespace, what was closed in
-``drop/`` lies in the spool, and the next mount uploads it.
+told to end, and the directory goes if it was made for this (``borrowing``). If the driver died
+before, another takes up what it left. Whatever is killed, and in whatever order: the mount ends
+with the last process in the namespace, what was closed in ``drop/`` lies in the spool, and the next
+mount uploads it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import words
-from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
+from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
 from artifactfs.cli.borrowing import borrowed
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import NOT_ALL_UPLOADED, line_of, say
@@ -85,22 +86,28 @@ def run(
     location = Path(os.path.realpath(place))
     timeout_s = config.unmount.timeout_s if timeout is None else timeout
     assembly.enter_own_namespace()
+    signals = Signals()
     with borrowed(location):
-        driver = _start_driver(config, location)
-        with Signals() as signals:
+        driver = _start_driver(config, location, signals)
+        with signals:
             status, answers = _accompanied(command, signals, driver, place)
-            if answers:
+            try:
+                if not answers:  # another one takes up what was closed in drop/
+                    _take_away(location)
+                    driver = _start_driver(config, location, signals)
                 left = _uploaded(Running(location), timeout_s, signals)
-            else:
+            except ArtifactfsError as error:
+                say(line_of(error))
                 say("what was closed in drop/ and is not uploaded resumes with the next mount")
                 left = True
-            _end(driver, location)
+            _end(driver)
+            _take_away(location)
     if left and status == 0:
         return NOT_ALL_UPLOADED
     return end_alike(status)
 
 
-def _start_driver(config: Config, location: Path) -> int:
+def _start_driver(config: Config, location: Path, signals: Signals) -> int:
     """The driver's process, once the mount answers. It waits for no upload: that is done here."""
     parent = os.getpid()
     path = log_path(config, location)
@@ -109,6 +116,7 @@ def _start_driver(config: Config, location: Path) -> int:
     )
 
     def serve(ready: Callable[[], None]) -> None:
+        signals.release()
         end_with_parent(parent)
         log_to_file(config, path)
         assembly.Mount(impatient, location).run(ready)
@@ -138,18 +146,15 @@ def _accompanied(
 
 def _uploaded(running: Running, timeout_s: float, signals: Signals) -> bool:
     """Wait for uploads, say what is left and stays in the spool; whether that is anything."""
-    try:
-        left = wait_for_uploads(running, timeout_s, enough=signals.told_to_end)
-    except ArtifactfsError as error:
-        say(line_of(error))
-        return True
+    spool = running.status()["spool"]
+    left = wait_for_uploads(running, timeout_s, enough=signals.told_to_end)
     say_what_is_left(left)
     if left:
-        say(f"{len(left):,} files stay in the spool and resume with the next mount")
+        say_where_it_stays(left, spool)
     return bool(left)
 
 
-def _end(driver: int, location: Path) -> None:
+def _end(driver: int) -> None:
     """End the driver, in whatever state it is: what it has to keep, it has written down."""
     with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended already
         watch = os.pidfd_open(driver)
@@ -160,5 +165,9 @@ def _end(driver: int, location: Path) -> None:
             os.waitpid(driver, 0)
         finally:
             os.close(watch)
-    with contextlib.suppress(ArtifactfsError):  # what a killed one has left
+
+
+def _take_away(location: Path) -> None:
+    """Unmount what a driver that was killed has left."""
+    with contextlib.suppress(ArtifactfsError):
         assembly.unmount(location, lazy=True)

@@ -207,6 +207,13 @@ def say_what_is_left(left: list[dict[str, Any]]) -> None:
         say(f"and {len(left) - MOST_LINES:,} more")
 
 
+def say_where_it_stays(left: list[dict[str, Any]], spool: str) -> None:
+    """One line that says that nothing is lost."""
+    said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
+    resumes = "resumes" if len(left) == 1 else "resume"
+    say(f"{said} in {spool} and {resumes} at the next mount")
+
+
 def _is(state: str) -> str:
     return state if state.startswith("waits") else f"is {state}"
 

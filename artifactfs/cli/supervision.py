@@ -44,11 +44,11 @@ class Signals:
 
     def __init__(self) -> None:
         self._waited = {one for one in _PASSED_ON if signal.getsignal(one) != signal.SIG_IGN}
-        self._before: set[int] = set()
+        self._before = {*signal.pthread_sigmask(signal.SIG_BLOCK, ())}
 
     def __enter__(self) -> Self:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._before = {*signal.pthread_sigmask(signal.SIG_BLOCK, self._all)}
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._all)
         return self
 
     def __exit__(
@@ -74,7 +74,7 @@ class Signals:
         return signal.sigwaitinfo(self._all)
 
     def told_to_end(self) -> bool:
-        """Whether one has come meanwhile that wants an end."""
+        """Whether one that wants an end has come since the last that was looked at."""
         return signal.sigtimedwait(_ENDING & self._waited, 0) is not None
 
 
@@ -92,22 +92,24 @@ def accompany(
         end_with_parent(parent)
         signals.release()
 
+    serves = True
+
+    def look_at_server() -> None:
+        nonlocal serves
+        ended, status = os.waitpid(server, os.WNOHANG) if serves else (0, 0)
+        if ended:
+            serves = False
+            on_server_end(os.waitstatus_to_exitcode(status))
+
     with subprocess.Popen(command, preexec_fn=prepare) as process:  # noqa: S603 - the user's own
         while process.poll() is None:
             told = signals.next()
-            if told.si_signo != signal.SIGCHLD:
-                if told.si_code != _SENT_BY_THE_KERNEL:
-                    process.send_signal(told.si_signo)
-            elif server and (status := _status_of(server)) is not None:
-                server = 0
-                on_server_end(status)
-        return process.returncode
-
-
-def _status_of(child: int) -> int | None:
-    """The exit status of a child that has ended; None while it runs."""
-    ended, status = os.waitpid(child, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if ended else None
+            if told.si_signo == signal.SIGCHLD:
+                look_at_server()
+            elif told.si_code != _SENT_BY_THE_KERNEL:
+                process.send_signal(told.si_signo)
+    look_at_server()
+    return process.returncode
 
 
 def end_alike(status: int) -> int:

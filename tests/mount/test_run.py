@@ -189,7 +189,7 @@ def test_a_killed_command_loses_nothing_that_it_had_closed(user: User) -> None:
     )
     assert done.returncode == -signal.SIGKILL
     assert "torso is not uploaded, it is interrupted" in done.stderr
-    assert "1 files stay in the spool" in done.stderr
+    assert f"1 file stays in {user.home}" in done.stderr
     assert len(user.service.named("whole")) == 1
     assert not user.service.named("torso")
     assert user.has_nothing_left()
@@ -201,15 +201,16 @@ def test_a_killed_driver_fails_the_reads_and_the_command_goes_on(user: User) -> 
         "import json, os; os.kill(json.load(open('artifacts/.artifactfs/status.json'))['pid'], 9)"
     )
     done = user.shell(
-        "cat artifacts/artifacts/to-read; /usr/bin/python3 kill.py;"
+        "cat artifacts/artifacts/to-read; echo > artifacts/drop/kept; /usr/bin/python3 kill.py;"
         "cat artifacts/artifacts/to-read; echo went on"
     )
-    assert done.returncode == 3
+    assert done.returncode == 0
     assert done.stdout == "some byteswent on\n"
-    assert "Transport endpoint is not connected" in done.stderr
+    # What is under way when it dies is aborted, what comes later finds nobody.
+    assert "not connected" in done.stderr or "connection abort" in done.stderr
     assert "the mount's process has ended (signal 9)" in done.stderr
+    assert len(user.service.named("kept")) == 1
     assert user.has_nothing_left()
-    assert user.shell("cat artifacts/artifacts/to-read").stdout == "some bytes"
 
 
 def test_what_could_not_be_sent_is_named_and_goes_with_the_next_run(
@@ -227,7 +228,7 @@ def test_what_could_not_be_sent_is_named_and_goes_with_the_next_run(
     if not user.service.named("first"):
         assert process.returncode == 3
         assert "first is not uploaded" in said
-        assert "1 files stay in the spool" in said
+        assert f"1 file stays in {user.home}" in said
     assert user.has_nothing_left()
 
     with user.start("sh", "-c", drops.replace("first", "second"), "again") as process:
