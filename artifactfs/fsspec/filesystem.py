@@ -35,7 +35,14 @@ from artifactfs.fsspec.files import Reader, Writer
 from artifactfs.fsspec.listing import Folder, Snapshot
 from artifactfs.fsspec.rooms import PIECE_BYTES, Rooms, Wanted, rooms_of
 
-_OPTIONS_OF_FSSPEC = {"use_listings_cache", "listings_expiry_time", "max_paths"}
+_OPTIONS_OF_FSSPEC = {
+    "asynchronous",
+    "auto_mkdir",
+    "listings_expiry_time",
+    "loop",
+    "max_paths",
+    "use_listings_cache",
+}
 _NO_CHANGE = "artifacts are not removed or changed; the service lets them expire"
 
 

@@ -198,6 +198,7 @@ def test_options_are_settings_and_a_token_is_none(environment: None) -> None:
         ArtifactFileSystem(colour="red")
     with pytest.raises(ConfigError, match=r"list\.ttl"):
         ArtifactFileSystem(list_ttl="soon")
+    ArtifactFileSystem(asynchronous=True, use_listings_cache=False).close()  # as zarr asks
 
 
 def test_a_pickle_holds_no_token_and_finds_the_service_again(
