@@ -285,7 +285,7 @@ class ArtifactFileSystem(AbstractFileSystem):
         paths = self.expand_path(path, recursive=recursive)
         if paths == [self._strip_protocol(path)]:
             return self.cat_file(paths[0], **kwargs)
-        files = [one for one in paths if not isinstance(self._look(one)[1], Folder)]
+        files = [one for one in paths if not self.isdir(one)]
         keep = "return" if on_error == "omit" else on_error
         fetched = self._fetched([(one, None, None) for one in files], keep)
         return {

@@ -27,7 +27,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.assembly import Client
 from artifactfs.cache import Content
 from artifactfs.config import Config
-from artifactfs.errors import ArtifactfsError
+from artifactfs.errors import ArtifactfsError, TimedOut, Unreachable
 from artifactfs.fsspec.listing import Listing
 from artifactfs.spans import Span
 
@@ -71,28 +71,56 @@ class Rooms:
         self._left.append(content)
 
     def read_spans(self, wanted: Sequence[Wanted]) -> list[bytes | ArtifactfsError]:
-        """The bytes of many spans, all asked for at once, or what kept them from coming."""
+        """The bytes of many spans, all asked for at once, or what kept them from coming.
+
+        Once one has waited its time in vain, the others have had that time too: nothing more is
+        waited for.
+        """
         with contextlib.ExitStack() as closing:
-            opened: dict[str, Content | ArtifactfsError] = {}
-            for one in wanted:
-                if one.artifact.id not in opened:
-                    try:
-                        content = self.open(one.artifact)
-                    except ArtifactfsError as error:
-                        opened[one.artifact.id] = error
-                    else:
-                        closing.callback(content.close)
-                        opened[one.artifact.id] = content
-            asked = [(opened[one.artifact.id], one) for one in wanted]
-            for content_or_error, one in asked:
-                if isinstance(content_or_error, Content):
-                    content_or_error.request(one.span_of(content_or_error), _ignore)
-            return [
-                _read(content_or_error, one.span_of(content_or_error))
-                if isinstance(content_or_error, Content)
-                else content_or_error
-                for content_or_error, one in asked
-            ]
+            artifacts = {one.artifact.id: one.artifact for one in wanted}
+            opened = {key: self._tried(one, closing) for key, one in artifacts.items()}
+            asked = [_Asked(opened[one.artifact.id], one) for one in wanted]
+            results: list[bytes | ArtifactfsError] = []
+            in_vain: ArtifactfsError | None = None
+            for span in asked:
+                result = span.result(in_vain)
+                if isinstance(result, TimedOut | Unreachable):
+                    in_vain = result
+                results.append(result)
+            return results
+
+    def _tried(
+        self, artifact: Artifact, closing: contextlib.ExitStack
+    ) -> Content | ArtifactfsError:
+        try:
+            content = self.open(artifact)
+        except ArtifactfsError as error:
+            return error
+        closing.callback(content.close)
+        return content
+
+
+class _Asked:
+    """One span of many, asked for when this is made."""
+
+    def __init__(self, opened: Content | ArtifactfsError, wanted: Wanted) -> None:
+        self._opened = opened
+        self._span = Span(0, 0)
+        if isinstance(opened, Content):
+            self._span = wanted.span_of(opened)
+            opened.request(self._span, _ignore)
+
+    def result(self, in_vain: ArtifactfsError | None) -> bytes | ArtifactfsError:
+        """Its bytes, waited for unless another has waited `in_vain`, or the error."""
+        if not isinstance(self._opened, Content):
+            return self._opened
+        try:
+            if in_vain is None:
+                return read(self._opened, self._span)
+            data = self._opened.try_read(self._span.start, self._span.stop)
+        except ArtifactfsError as error:
+            return error
+        return in_vain if data is None else data
 
 
 def read(content: Content, span: Span) -> bytes:
@@ -103,13 +131,6 @@ def read(content: Content, span: Span) -> bytes:
         content.read(start, min(start + PIECE_BYTES, span.stop))
         for start in range(span.start, span.stop, PIECE_BYTES)
     )
-
-
-def _read(content: Content, span: Span) -> bytes | ArtifactfsError:
-    try:
-        return read(content, span)
-    except ArtifactfsError as error:
-        return error
 
 
 def _ignore(error: BaseException | None) -> None:

@@ -11,14 +11,21 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from artifactfs.artifact import Artifact
+from artifactfs.assembly import names_of
 from artifactfs.controller.testing import LocalController
 from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
+from artifactfs.fsspec.listing import Folder, Snapshot
+from tests.faults import FaultProxy, eventually
 
 from .conftest import sha256
 
@@ -42,6 +49,28 @@ def test_names_ids_and_hashes_lead_to_the_same_bytes(
         fs.info("names/none")
     with pytest.raises(IsADirectoryError):
         fs.open("names/a")
+
+
+@given(st.lists(st.text("ab/.%é~", max_size=8), max_size=12))
+def test_every_artifact_is_found_by_walking(filenames: list[str]) -> None:
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    artifacts = [
+        Artifact(f"art_{number}", name or f"art_{number}", now, now, sha256(b"%d" % number), 1)
+        for number, name in enumerate(filenames)
+    ]
+    snapshot = Snapshot(artifacts)
+    walked, left = {}, [""]
+    while left:
+        folder = snapshot.find(left.pop())
+        assert isinstance(folder, Folder)
+        for path, found in snapshot.within(folder):
+            assert snapshot.find(path) == found
+            if isinstance(found, Folder):
+                left.append(path)
+            else:
+                walked[path] = found
+    assert set(walked.values()) == set(artifacts)
+    assert walked == names_of(artifacts)
 
 
 def test_a_name_that_comes_while_the_listing_is_young_is_found(
@@ -88,6 +117,30 @@ def test_ranges_are_fetched_together_and_an_error_stands_in_its_place(
     with pytest.raises(FileNotFoundError):
         fs.cat_ranges(paths, 0, 1, on_error="raise")
     assert fs.cat("ranges", recursive=True) == {"ranges/1": DATA, "ranges/2": DATA[::-1]}
+    some = ["ranges/1", "ranges/none"]
+    assert fs.cat(some, on_error="omit") == {"ranges/1": DATA}
+    assert isinstance(fs.cat(some, on_error="return")["ranges/none"], FileNotFoundError)
+    with pytest.raises(FileNotFoundError):
+        fs.cat(some)
+    mapper = fs.get_mapper("ranges")
+    assert (mapper["1"], "none" in mapper) == (DATA, False)
+
+
+def test_ranges_do_not_wait_for_each_other(environment: None, controller: LocalController) -> None:
+    """No answer comes before all have been asked for; then none comes at all."""
+    names = [f"together/{number}" for number in range(3)]
+    ids = [controller.make_artifact(name, name.encode()) for name in names]
+    with FaultProxy(controller.url) as proxy:
+        fs = ArtifactFileSystem(url=proxy.url, http_retry_for=0, read_timeout=1)
+        fs.ls("together")
+        for one in ids:
+            proxy.break_with(method="GET", path=one, stall_after=0, times=-1)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(fs.cat_ranges, names, 0, 1)
+            eventually(lambda: all(proxy.count("GET", one) for one in ids), 30)
+            results = running.result(60)
+    assert all(isinstance(result, OSError) for result in results)
+    fs.close()
 
 
 def test_what_was_read_is_read_from_the_cache(
