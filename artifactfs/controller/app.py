@@ -72,9 +72,11 @@ class Controller:
         self._accounts = Accounts(index, token)
         self.urls = Urls(behaviour.public_url)
         signer = Signer(secret, behaviour.url_lifetime_s)
-        bucket = None
+        bucket = self._bucket = None
         if behaviour.store is not None:
-            bucket = open_bucket(behaviour.store, behaviour.endpoint_url, behaviour.url_lifetime_s)
+            bucket = self._bucket = open_bucket(
+                behaviour.store, behaviour.endpoint_url, behaviour.url_lifetime_s
+            )
         self._store = (
             Store(directory, self._workers, sync=behaviour.sync, guard=guard)
             if bucket is None
@@ -116,13 +118,22 @@ class Controller:
         self._routes()
 
     def start(self) -> None:
-        """Make what is missing in the directory and read what was known before."""
+        """Make what is missing in the directory and read what was known before.
+
+        Raises `ConfigError` if the bucket is not for this index.
+        """
         self._store.prepare()
         self._parts.prepare()
         for index in self._indexes:
             index.start()
-        self._jobs.load()
-        self._streams.load()
+        try:
+            if self._bucket is not None:
+                self._bucket.claim(self._indexes[0].id)
+            self._jobs.load()
+            self._streams.load()
+        except BaseException:
+            self.close()
+            raise
 
     async def sweep(self) -> None:
         """Throw away what a crash left that nobody refers to."""

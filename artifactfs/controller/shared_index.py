@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from artifactfs.controller.index import SCHEMA, Change, Database, Rows
+from artifactfs.controller.index import ASK_ID, SCHEMA, Change, Database, Rows, give_id
 from artifactfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class SharedIndex:
             database.execute("SELECT pg_advisory_xact_lock(?)", (_SCHEMA_LOCK,))
             for statement in _schema():
                 database.execute(statement)
+            give_id(database)
 
         self._change(change)
 
@@ -106,6 +107,11 @@ class SharedIndex:
         self._writing.shutdown()
         self._reading.shutdown()
         self._engine.dispose()
+
+    @property
+    def id(self) -> str:
+        """Which index this is."""
+        return str(self.one(ASK_ID)[0])
 
     def one(self, statement: str, *values: Any) -> Any:
         """The first row, or None."""

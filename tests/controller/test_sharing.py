@@ -262,6 +262,18 @@ def test_a_controller_is_killed_and_the_database_restarts(
         service.upload("after", b"after")
 
 
+def test_a_bucket_of_another_index_is_left_alone(
+    both: tuple[Service, Service], bucket_url: str, tmp_path: Path
+) -> None:
+    """It would throw away what it does not know."""
+    before = blobs(bucket_url)
+    assert before
+    stranger = LocalController(tmp_path / "x", store=f"s3://{BUCKET}", endpoint_url=bucket_url)
+    with pytest.raises(RuntimeError, match="belongs to another index"), stranger:
+        pass
+    assert blobs(bucket_url) == before
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
