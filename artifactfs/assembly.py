@@ -152,11 +152,10 @@ class Client:
         """Reach the service and have the token accepted, or raise what stands in the way."""
         self._service.check()
 
-    def artifacts(self) -> list[Artifact]:
-        """Every artifact, newest first."""
-        return sorted(
-            self._service.artifacts.list(), key=lambda one: (one.created_at, one.id), reverse=True
-        )
+    def artifacts(self, deadline_s: float | None = None) -> list[Artifact]:
+        """Every artifact, newest first; within so many seconds, or as long as requests may take."""
+        listed = self._service.artifacts.list(deadline_s=deadline_s)
+        return sorted(listed, key=lambda one: (one.created_at, one.id), reverse=True)
 
     def names(self) -> dict[str, Artifact]:
         """Every artifact by its name below ``artifacts/`` in a mount."""

@@ -84,6 +84,8 @@ def _opened_again(
 class Writer(AbstractBufferedFile):
     """A new artifact, until it is closed. `send` uploads a local file."""
 
+    closed: bool
+
     def __init__(
         self,
         fs: ArtifactFileSystem,
@@ -132,6 +134,16 @@ class Writer(AbstractBufferedFile):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def close(self) -> None:
+        """Upload it, unless that was done or is left to a transaction. Raises `OSError`."""
+        if self.closed:
+            return
+        try:
+            if not self.forced:
+                self.flush(force=True)
+        finally:
+            self.closed = True
 
     def __exit__(
         self,

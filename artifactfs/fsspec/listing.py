@@ -1,28 +1,36 @@
 """What the service lists, as names and folders.
 
 A `Snapshot` never changes. `Listing` has the newest and asks for another when that is older than
-``list.ttl``, when something was written, or when a name is looked up that is not known, then at
-most once a second. Whoever asks while an answer is on its way waits for that one.
+``list.ttl``, or when a name is looked up that is not known, then at most once a second. Whoever
+asks while an answer is on its way waits for that one. While the service is away, the last listing
+stays.
 
-Of several artifacts with one name the newest has it, and the service's times may be whole seconds.
-What this process has written it knows the order of: its last is the newest (`wrote`).
+What this process has written shows at once (`wrote`). Of several artifacts with one name the newest
+has it, and the service's times may be whole seconds; of its own, a process knows the order.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from artifactfs.artifact import Artifact
 from artifactfs.assembly import names_of
+from artifactfs.errors import TimedOut, Unreachable
 
 AGAIN_S: Final = 1.0
+KNOWN_S: Final = 10.0
+AWAY_S: Final = 10.0
 BY_ID: Final = "id"
 BY_SHA256: Final = "sha256"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +77,19 @@ class Snapshot:
 
 
 class Listing:
-    """The newest snapshot. `_lock` guards all of it, and is held while the service is asked."""
+    """The newest snapshot. `_lock` guards all of it, and is held while the service is asked.
 
-    def __init__(self, ask: Callable[[], Sequence[Artifact]], ttl_s: float) -> None:
+    `ask` lists all artifacts, within so many seconds if a number is given.
+    """
+
+    def __init__(self, ask: Callable[[float | None], Iterable[Artifact]], ttl_s: float) -> None:
         self._ask = ask
         self._ttl_s = ttl_s
         self._lock = threading.Lock()
+        self._artifacts: dict[str, Artifact] | None = None
         self._snapshot: Snapshot | None = None
-        self._asked_s = 0.0
+        self._asked_s = -math.inf
+        self._not_before_s = -math.inf
         self._own: dict[str, Artifact] = {}
         self._last = datetime.min.replace(tzinfo=UTC)
 
@@ -98,15 +111,28 @@ class Listing:
     def expire(self) -> None:
         """Ask again before the next answer."""
         with self._lock:
-            self._snapshot = None
+            self._asked_s = -math.inf
 
     def _younger_than(self, age_s: float) -> Snapshot:
-        wanted_s = time.monotonic() - age_s
         with self._lock:
-            if self._snapshot is None or self._asked_s < wanted_s:
-                asked_s = time.monotonic()
-                artifacts = [self._own.get(one.id, one) for one in self._ask()]
-                self._own = {one.id: one for one in artifacts if one.id in self._own}
-                self._snapshot = Snapshot(artifacts)
-                self._asked_s = asked_s
+            now_s = time.monotonic()
+            if self._asked_s < now_s - age_s and self._not_before_s <= now_s:
+                self._list(now_s)
+            if self._snapshot is None:
+                listed = self._artifacts or {}
+                self._snapshot = Snapshot([*(listed | self._own).values()])
             return self._snapshot
+
+    def _list(self, now_s: float) -> None:
+        try:
+            listed = self._ask(None if self._artifacts is None else KNOWN_S)
+            self._artifacts = {one.id: one for one in listed}
+        except (TimedOut, Unreachable) as error:
+            if self._artifacts is None:
+                raise
+            _log.warning("the listing of %.0f s ago is used: %s", now_s - self._asked_s, error)
+            self._not_before_s = time.monotonic() + AWAY_S
+            return
+        self._asked_s = now_s
+        self._own = {key: one for key, one in self._own.items() if key in self._artifacts}
+        self._snapshot = None

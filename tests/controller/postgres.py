@@ -31,7 +31,9 @@ class Postgres:
         self._user = "postgres" if os.getuid() == 0 else None
         if self._user is not None:
             os.chown(directory, pwd.getpwnam(self._user).pw_uid, -1)
-        self._run("initdb", "-U", "postgres", "-A", "trust", "--no-sync", "-D", self._data)
+        self._run(
+            "initdb", "-U", "postgres", "-A", "trust", "--locale=C", "--no-sync", "-D", self._data
+        )
 
     @property
     def url(self) -> str:

@@ -153,6 +153,23 @@ def test_what_was_read_is_read_from_the_cache(
     assert fs.rooms.client.store.statistics().fetched_bytes == fetched_bytes == len(DATA)
 
 
+def test_what_is_cached_is_read_while_the_service_is_away(
+    environment: None, controller: LocalController, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller.make_artifact("away.bin", DATA)
+    with FaultProxy(controller.url) as proxy:
+        fs = ArtifactFileSystem(url=proxy.url, http_retry_for=0, list_ttl=0)
+        assert fs.cat("away.bin") == DATA
+    assert fs.cat("away.bin") == DATA
+    assert not fs.exists("unknown")
+    assert caplog.text.count("the listing of 0 s ago is used") == 1
+    fs.close()
+    with pytest.raises(OSError, match="refused") as failed:
+        fs.ls("")  # a new one has none to fall back on
+    assert failed.value.errno == errno.EHOSTUNREACH
+    fs.close()
+
+
 def test_close_uploads_and_then_it_is_there(fs: ArtifactFileSystem, tmp_path: Path) -> None:
     with fs.open("written/a.bin", "wb") as file:
         file.write(DATA)
