@@ -77,7 +77,7 @@ def open_engine(url: str) -> Engine:
             isolation_level="AUTOCOMMIT",
             pool_pre_ping=True,
             pool_size=WRITERS + READERS + 2,
-            connect_args={"connect_timeout": CONNECT_S},
+            connect_args={"connect_timeout": CONNECT_S, "client_encoding": "utf8"},
         )
     except (ArgumentError, ImportError) as error:
         raise ConfigError(f"--index: {_first_line(error)}") from error

@@ -55,8 +55,8 @@ def bucket_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         client.close()
         yield found[1]
     finally:
-        server.terminate()
-        server.wait(10)
+        server.kill()
+        server.wait(30)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
