@@ -43,7 +43,7 @@ from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
-from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
+from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError, Unsupported
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
@@ -57,6 +57,7 @@ from artifactfs.kernel.mounting import (
     mounts,
     unmount,
 )
+from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
 from artifactfs.tree import ArtifactTree, names_of
 
@@ -69,9 +70,11 @@ __all__ = [
     "abort",
     "clean_stale",
     "doctor",
+    "enter_own_namespace",
     "find_mount",
     "is_stale",
     "mounts",
+    "names_of",
     "unmount",
 ]
 
@@ -149,11 +152,10 @@ class Client:
         """Reach the service and have the token accepted, or raise what stands in the way."""
         self._service.check()
 
-    def artifacts(self) -> list[Artifact]:
-        """Every artifact, newest first."""
-        return sorted(
-            self._service.artifacts.list(), key=lambda one: (one.created_at, one.id), reverse=True
-        )
+    def artifacts(self, deadline_s: float | None = None) -> list[Artifact]:
+        """Every artifact, newest first; within so many seconds, or as long as requests may take."""
+        listed = self._service.artifacts.list(deadline_s=deadline_s)
+        return sorted(listed, key=lambda one: (one.created_at, one.id), reverse=True)
 
     def names(self) -> dict[str, Artifact]:
         """Every artifact by its name below ``artifacts/`` in a mount."""
@@ -198,6 +200,19 @@ class Client:
         """
         uploader = Uploader(self._service.uploads, self._config.upload)
         return uploader.upload_file(path, name or path.name, progress=progress, cancelled=cancelled)
+
+    def copy(self, artifact: Artifact, name: str) -> Artifact | None:
+        """List an artifact's content under another name as well, without reading or sending it.
+
+        None if the service has no such call, or the artifact no hash yet.
+        """
+        if artifact.sha256 is None or artifact.size_bytes is None:
+            return None
+        with contextlib.suppress(Unsupported):
+            begun = self._service.uploads.start_direct(artifact.sha256, artifact.size_bytes, name)
+            if isinstance(begun, Artifact):
+                return begun
+        return None
 
     def put_external(
         self, url: str, name: str, *, sha256: str | None, size_bytes: int | None

@@ -21,8 +21,8 @@ READY_S = 60.0
 _READY = b"ready"
 
 
-def run_detached(serve: Callable[[Callable[[], None]], None]) -> None:
-    """Run `serve(on_ready)` in a daemon, and return when it has called `on_ready`.
+def run_detached(serve: Callable[[Callable[[], None]], None]) -> int:
+    """Run `serve(on_ready)` in a daemon, and return its process when it has called `on_ready`.
 
     Raises `MountError` with the reason if it ends before.
     """
@@ -35,7 +35,7 @@ def run_detached(serve: Callable[[Callable[[], None]], None]) -> None:
     report = _report(reading)
     os.close(reading)
     if report == _READY:
-        return
+        return child
     os.waitpid(child, os.WNOHANG)
     reason, _, remedy = report.decode("utf-8", "replace").partition("\n")
     raise MountError(reason or "the mount's process ended without a word", remedy=remedy or None)

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from artifactfs import assembly
-from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
-from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
+from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
+from artifactfs.cli.failures import NOT_ALL_UPLOADED
 from artifactfs.cli.running import Running
 from artifactfs.config import load
 from artifactfs.errors import ArtifactfsError, MountError
@@ -64,9 +64,7 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     _wait_for_end(pid)
     say_what_is_left(left)
     if left:
-        said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
-        resumes = "resumes" if len(left) == 1 else "resume"
-        say(f"{said} in {status['spool']} and {resumes} at the next mount")
+        say_where_it_stays(left, status["spool"])
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 
