@@ -14,7 +14,16 @@ from artifactfs.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FLAGS = ("url", "token_file", "cache_dir", "cache_size", "fuse", "log_level")
+_FLAGS = (
+    "url",
+    "token_file",
+    "cache_dir",
+    "cache_size",
+    "fuse",
+    "log_level",
+    "log_format",
+    "metrics_listen",
+)
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:

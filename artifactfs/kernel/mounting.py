@@ -33,6 +33,7 @@ from artifactfs.kernel.unmounting import abort, can_mount, fusermount, unmount
 __all__ = [
     "Mounted",
     "abort",
+    "answers",
     "check_fuse",
     "check_mountpoint",
     "clean_stale",
@@ -67,6 +68,12 @@ def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
     return (
         mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == errno.ENOTCONN
     )
+
+
+def answers(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
+    """Whether the mount of ours at `path` answers in time. Never hangs."""
+    mounted = find_mount(path)
+    return mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == 0
 
 
 def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
