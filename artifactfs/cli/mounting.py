@@ -10,6 +10,7 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import words
+from artifactfs.cli.completing import one_of
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import say
 from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
@@ -22,11 +23,23 @@ DEFAULT_MOUNTPOINT = Path("artifacts")
 @click.argument("mountpoint", required=False, type=click.Path(path_type=Path, readable=False))
 @words.service_options()
 @words.cache_options()
-@click.option("--fuse", metavar="BINDING", help="native, fusepy or auto (default).")
+@click.option(
+    "--fuse",
+    metavar="BINDING",
+    help="native, fusepy or auto (default).",
+    shell_complete=one_of("native", "fusepy", "auto"),
+)
 @click.option("--allow-other", is_flag=True, help="Let other users use the mount.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to the terminal.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
-@click.option("--log-format", metavar="FORMAT", help="text or json.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info, warning or error.",
+    shell_complete=one_of("debug", "info", "warning", "error"),
+)
+@click.option(
+    "--log-format", metavar="FORMAT", help="text or json.", shell_complete=one_of("text", "json")
+)
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve metrics.prom over HTTP there.")
 @words.set_option()
 def mount(

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from artifactfs import assembly
+from artifactfs.cli import completing
 from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
 from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
 from artifactfs.cli.running import Running
@@ -20,7 +21,11 @@ LEAVE_S = 30.0
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
+@click.argument(
+    "mountpoint",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completing.mountpoints,
+)
 @click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
 @click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
 def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
