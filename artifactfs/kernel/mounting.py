@@ -34,13 +34,16 @@ __all__ = [
     "Mounted",
     "abort",
     "answers",
+    "can_mount",
     "check_fuse",
     "check_mountpoint",
     "clean_stale",
     "find_mount",
+    "fusermount",
     "is_stale",
     "load_library",
     "mounts",
+    "others_are_allowed",
     "unmount",
 ]
 
@@ -189,7 +192,7 @@ def check_fuse(binding: str, *, allow_other: bool = False) -> None:
             f"this process may not gain privileges, so {program} cannot mount for it",
             remedy="systemd: NoNewPrivileges=no; in a container: --cap-add SYS_ADMIN",
         )
-    if allow_other and not _others_are_allowed():
+    if allow_other and not others_are_allowed():
         raise MountError(
             f"{FUSE_CONF} does not let users open their mounts to others",
             remedy=f"add the line user_allow_other to {FUSE_CONF}, or mount without --allow-other",
@@ -235,7 +238,8 @@ def _is_held_down() -> bool:
     return "\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_text()
 
 
-def _others_are_allowed() -> bool:
+def others_are_allowed() -> bool:
+    """Whether this machine lets users open their mounts to others."""
     try:
         lines = FUSE_CONF.read_text(errors="replace").splitlines()
     except OSError:

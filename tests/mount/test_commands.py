@@ -220,6 +220,7 @@ def test_doctor_knows_that_a_user_namespace_has_no_passthrough(user: UserMount) 
 def test_doctor_finds_this_machine_well_and_a_wrong_token_not(user: UserMount) -> None:
     done = user.command("doctor")
     assert "answers and takes the token" in done.stdout
+    assert "agrees with the service's" in done.stdout
     user.token = "flk_wrong"
     done = user.command("doctor", "--json", check=False)
     assert done.returncode == 1
