@@ -110,6 +110,9 @@ def overlay(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         for name in IN_PLACE:
             done("cp", "-a", f"{installed}/{name}/.", merged / name)
         (merged / "opt/artifactfs").symlink_to(installed / "opt/artifactfs")
+        same_place = merged / installed.relative_to("/")
+        same_place.mkdir(parents=True, exist_ok=True)  # /tmp can be another file system
+        done("mount", "--bind", installed, same_place)
         for name in ("fuse", "null"):
             (merged / "dev" / name).unlink(missing_ok=True)
             number = os.stat("/dev/" + name).st_rdev
@@ -120,8 +123,8 @@ def overlay(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         (merged / "etc/machine-id").write_text("")
         yield merged
     finally:
-        subprocess.run(["umount", "-l", merged], check=False, capture_output=True)
-        subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+        for mounted in (merged / installed.relative_to("/"), merged, place):
+            subprocess.run(["umount", "-l", mounted], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="session")
