@@ -89,7 +89,13 @@ class Control:
 
     def metrics(self) -> bytes:
         """``metrics.prom``."""
-        return metrics.text(self._listing(), self._uploads(), self._cache()).encode()
+        binding = self._facts().get("binding")
+        return metrics.text(
+            self._listing(),
+            self._uploads(),
+            self._cache(),
+            binding if isinstance(binding, dict) else {},
+        ).encode()
 
     def _listing(self) -> dict[str, Any]:
         snapshot = self._catalog.snapshot

@@ -34,13 +34,29 @@ CACHE: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def text(listing: Mapping[str, Any], uploads: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
+KERNEL: Mapping[str, str] = {
+    "open_files": "Files that programs have open.",
+    "passthrough_open": "Files among them that the kernel reads past the driver.",
+    "inodes": "Inodes that the kernel knows.",
+    "waiting": "Requests that wait for an answer.",
+}
+
+
+def text(
+    listing: Mapping[str, Any],
+    uploads: Mapping[str, Any],
+    cache: Mapping[str, Any],
+    binding: Mapping[str, Any],
+) -> str:
     """All of it, of what ``status.json`` says at this moment."""
-    return "".join(_samples(listing, uploads, cache)) + "# EOF\n"
+    return "".join(_samples(listing, uploads, cache, binding)) + "# EOF\n"
 
 
 def _samples(
-    listing: Mapping[str, Any], uploads: Mapping[str, Any], cache: Mapping[str, Any]
+    listing: Mapping[str, Any],
+    uploads: Mapping[str, Any],
+    cache: Mapping[str, Any],
+    binding: Mapping[str, Any],
 ) -> Iterator[str]:
     yield _sample("build_info", GAUGE, "The running version.", f'{{version="{__version__}"}}', 1)
     yield _sample("up", GAUGE, "1 while the mount answers.", "", 1)
@@ -61,6 +77,9 @@ def _samples(
     for field, (name, kind, explained) in CACHE.items():
         if field in cache:
             yield _sample(f"cache_{name}", kind, explained, "", cache[field])
+    for name, explained in KERNEL.items():
+        if isinstance(binding.get(name), int):
+            yield _sample(f"kernel_{name}", GAUGE, explained, "", binding[name])
 
 
 def _sample(name: str, kind: str, explained: str, labels: str, value: float) -> str:

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,8 @@ from artifactfs.tree.node import AttributeChange, Directory, Space
 
 from .conftest import World
 from .fakes import DropEntry, artifact
+
+DASHBOARD = Path(__file__).parents[2] / "scripts/grafana-dashboard.json"
 
 
 def content(world: World, name: str) -> bytes:
@@ -129,6 +132,7 @@ def test_metrics_are_what_prometheus_reads(world: World) -> None:
     assert values["artifactfs_cache_fetched_bytes_total"] == 1000
     assert values["artifactfs_cache_hits_total"] == 7
     assert values["artifactfs_cache_free_bytes"] == 1 << 29
+    assert values["artifactfs_kernel_open_files"] == 3
     labels = [one.samples[0].labels for one in families(text) if one.name.endswith("build_info")]
     assert labels == [{"version": __version__}]
     assert text.encode() == world.tree.metrics()
@@ -200,3 +204,15 @@ def test_every_entry_is_found_and_numbered_apart(world: World) -> None:
     assert len(numbers) == 6
     assert directory.find("other") is None
     assert directory.attributes().mode == 0o555
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(world: World) -> None:
+    world.list(artifact("x"))
+    there = set(samples(content(world, "metrics.prom").decode()))
+    there |= {f"artifactfs_kernel_{name}" for name in metrics.KERNEL}
+    there |= {f"artifactfs_cache_{name}" for name, _, _ in metrics.CACHE.values()}
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    used = {name for expression in asked for name in re.findall(r"artifactfs_\w+", expression)}
+    assert len(used) > 15
+    assert used <= there
