@@ -19,6 +19,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifactfs import system
 from artifactfs.config import Config
 from artifactfs.errors import ArtifactfsError, MountError
 from artifactfs.kernel.bindings import make as make_binding
@@ -76,7 +77,8 @@ def _kernel() -> Check:
 
 def _bindings(config: Config) -> Iterator[Check]:
     for name in ("native", "fusepy"):
-        wanted = config.fuse == name or (config.fuse == "auto" and name == "native")
+        first = "native" if system.LINUX else "fusepy"
+        wanted = config.fuse == name or (config.fuse == "auto" and name == first)
         try:
             check_fuse(name, allow_other=config.allow_other)
             binding = make_binding(name, config.cache.directory)

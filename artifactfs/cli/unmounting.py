@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from artifactfs import assembly
+from artifactfs import assembly, system
 from artifactfs.cli import completing
 from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
 from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
@@ -79,10 +79,6 @@ def _wait_for_end(pid: int) -> None:
     """Wait for the driver to write down what it has to."""
     deadline_s = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline_s:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return
-        if state == "Z":
+        if not system.is_running(pid):
             return
         time.sleep(0.01)

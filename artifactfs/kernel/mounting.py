@@ -12,14 +12,12 @@ instead would hold whoever asks, and a thread of ours that is held can keep the 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import select
-import signal
 import sys
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.mount_table import (
     Mounted,
@@ -69,7 +67,8 @@ def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
     """
     mounted = find_mount(path)
     return (
-        mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == errno.ENOTCONN
+        mounted is not None
+        and _errno_of_statvfs(mounted.mountpoint, timeout_s) in system.DRIVER_GONE
     )
 
 
@@ -84,20 +83,7 @@ def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
     pid = os.posix_spawn(
         sys.executable, [sys.executable, "-I", "-S", "-c", _ASK, os.fspath(path)], {}
     )
-    watch = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(watch, select.POLLIN)
-        if not poll.poll(timeout_s * 1000):
-            signal.pidfd_send_signal(watch, signal.SIGKILL)
-            # Held in the kernel it dies when the driver answers, not now: do not wait for it.
-            poll.poll(200)
-            os.waitpid(pid, os.WNOHANG)
-            return None
-        _, status = os.waitpid(pid, 0)
-    finally:
-        os.close(watch)
-    return os.waitstatus_to_exitcode(status)
+    return system.exit_code_of(pid, timeout_s)
 
 
 def check_mountpoint(path: Path | str) -> Path:
@@ -176,6 +162,13 @@ def check_fuse(binding: str, *, allow_other: bool = False) -> None:
 
     `binding` is ``native`` or ``fusepy``.
     """
+    if not system.LINUX:
+        if binding == "native":
+            raise MountError(
+                "the native binding speaks with Linux only", remedy="mount with --fuse fusepy"
+            )
+        load_library()
+        return
     _check_device()
     if binding == "fusepy":
         load_library()
@@ -229,7 +222,7 @@ def load_library() -> None:
     except (OSError, AttributeError) as error:
         raise MountError(
             f"fusepy finds no libfuse 2: {error}",
-            remedy="apt-get install libfuse2, or mount with --fuse native",
+            remedy=system.LIBFUSE,
         ) from error
 
 
