@@ -55,6 +55,7 @@ TEMPORARY_NAMES = (
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_BITS = {"T": 40, "G": 30, "M": 20, "K": 10}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -369,6 +370,21 @@ class Setting:
     def variable(self) -> str:
         """Its environment variable."""
         return "ARTIFACTFS_" + self.key.upper().replace(".", "_")
+
+    def written(self, value: Any) -> str:
+        """`value` as one would write it: ``20G``, ``10s``, ``~/.cache/artifactfs``."""
+        if value is None:
+            return ""
+        if self.read is read_size:
+            unit = next((one for one in "TGMK" if value and value % (1 << _BITS[one]) == 0), "")
+            return f"{value >> _BITS[unit]}{unit}" if unit else str(value)
+        if self.read is read_duration:
+            return f"{value:g}s"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, Path) and value.is_relative_to(Path.home()):
+            return f"~/{value.relative_to(Path.home())}"
+        return ":".join(value) if isinstance(value, tuple) else str(value)
 
     def get(self, config: Config) -> Any:
         """Its value in `config`."""

@@ -10,9 +10,7 @@ an apostrophe is no request.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
@@ -89,7 +87,8 @@ def _page(root: click.Group) -> Iterator[str]:
     )
     defaults = Config()
     for setting in SETTINGS:
-        yield from _item(setting.key, f"{setting.explained}{_default(setting.get(defaults))}")
+        default = setting.written(setting.get(defaults))
+        yield from _item(setting.key, setting.explained + (default and f" (default {default})"))
     for heading, rows in (
         ("EXIT STATUS", _STATUS),
         ("ENVIRONMENT", _ENVIRONMENT),
@@ -100,18 +99,6 @@ def _page(root: click.Group) -> Iterator[str]:
             yield from _item(name, explained)
     yield ".SH SEE ALSO"
     yield r".BR mount (8), fusermount3 (1), systemd\-escape (1)"
-
-
-def _default(value: object) -> str:
-    if value is None or value in ("", ()):
-        return ""
-    if isinstance(value, bool):
-        value = str(value).lower()
-    if isinstance(value, tuple):
-        value = ":".join(value)
-    if isinstance(value, Path):
-        value = re.sub(f"^{re.escape(str(Path.home()))}(?=/)", "~", str(value))
-    return f" (default {value})"
 
 
 def _commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
