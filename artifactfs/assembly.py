@@ -386,7 +386,8 @@ def _in_words(catalog: Catalog, outbox: Outbox) -> str:
     files, size_bytes = outbox.pending()
     pending = f", {files} files ({size_bytes:,} bytes) to upload" if files else ""
     stale = ", the service does not answer" if catalog.snapshot.stale or catalog.overdue else ""
-    return f"{len(catalog.snapshot.artifacts):,} artifacts{pending}{stale}"
+    count = len(catalog.snapshot.artifacts)
+    return f"{count:,} {'artifact' if count == 1 else 'artifacts'}{pending}{stale}"
 
 
 @contextlib.contextmanager

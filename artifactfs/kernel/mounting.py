@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 FUSE_DEVICE = Path("/dev/fuse")
+AUTOMOUNT = "autofs"
 FUSE_CONF = Path("/etc/fuse.conf")
 ASK_TIMEOUT_S = 5.0
 
@@ -89,8 +90,9 @@ def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
 def check_mountpoint(path: Path | str) -> Path:
     """The absolute, link-free location of `path`, which can be mounted on.
 
-    It exists, is an empty directory, and nothing is mounted on it; what a crashed driver of ours
-    left there is unmounted first. Raises `MountError` otherwise.
+    It exists, is an empty directory, and nothing is mounted on it but an automounter's trap, which
+    waits for just this mount: to look inside would wait for it as well. What a crashed driver of
+    ours left there is unmounted first. Raises `MountError` otherwise.
     """
     location = real_location(path)
     _check_not_mounted(location)
@@ -100,6 +102,8 @@ def check_mountpoint(path: Path | str) -> Path:
                 f"{location} lies inside the mount {mounted.mountpoint}",
                 remedy="choose a directory outside of it",
             )
+    if mounted_at(location) is not None:  # the trap
+        return location
     try:
         with os.scandir(location) as entries:
             first = next(entries, None)
@@ -150,7 +154,7 @@ def _check_not_mounted(location: Path) -> None:
             remedy=f"artifactfs unmount {location}",
         )
     other = mounted_at(location)
-    if other is not None:
+    if other is not None and other.kind != AUTOMOUNT:
         raise MountError(
             f"another file system ({other.kind}) is mounted on {location}",
             remedy="choose a directory of its own, one level below for instance",

@@ -142,7 +142,9 @@ def machine(overlay: Path, installed: Path) -> Iterator[Machine]:
         assert booting.poll() is None, booting.stdout and booting.stdout.read()
         up = Machine(overlay, int(init[0]))
         up.until("systemctl is-system-running | grep -E 'running|degraded'", BOOT_S)
-        up.run("rm -f /dev/fuse; mknod -m 666 /dev/fuse c 10 229; ip link set lo up || :")
+        up.run("rm -f /dev/fuse; mknod -m 666 /dev/fuse c 10 229; mknod /dev/autofs c 10 235;"
+               "systemctl daemon-reexec")  # fmt: skip
+        up.until("systemctl is-system-running | grep -E 'running|degraded'", BOOT_S)
         up.run("systemd-run --quiet --unit=service --setenv=HOME=/root"
                " artifactfs serve --port 8480 --data /srv/service")  # fmt: skip
         up.until("test -s /srv/service/token && artifactfs ls --url http://127.0.0.1:8480"
