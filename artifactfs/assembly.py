@@ -44,11 +44,13 @@ from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
 from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError, Unsupported
+from artifactfs.exposition import Exposition
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
     Mounted,
     abort,
+    answers,
     check_fuse,
     check_mountpoint,
     clean_stale,
@@ -59,6 +61,7 @@ from artifactfs.kernel.mounting import (
 )
 from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
+from artifactfs.supervisor import NOBODY, Supervisor, Watch
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
@@ -291,11 +294,12 @@ class Mount:
             self._service.close()
             raise
 
-    def run(self, on_ready: Callable[[], None]) -> None:
+    def run(self, on_ready: Callable[[], None], supervisor: Supervisor = NOBODY) -> None:
         """Mount, call `on_ready` when the mount answers, serve, and return when all has ended.
 
         For the main thread. Ends at ``umount``, SIGTERM or SIGINT; pending uploads then get
         `unmount.timeout`, a second signal cuts that short, and what is left stays in the spool.
+        `supervisor` hears of all that.
         """
         with contextlib.ExitStack() as closing:
             closing.callback(gc.set_threshold, *gc.get_threshold())
@@ -332,6 +336,19 @@ class Mount:
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
+            if self._config.metrics.listen:
+                closing.enter_context(Exposition(self._config.metrics.listen, tree.metrics))
+            watch = Watch(
+                supervisor,
+                answers=lambda: answers(self.mountpoint),
+                says=lambda: _in_words(catalog, outbox),
+            )
+            closing.callback(watch.close)
+
+            def ready() -> None:
+                on_ready()
+                watch.ready()
+
             options = MountOptions(
                 source=urlsplit(self._config.url).netloc,
                 uid=os.getuid(),
@@ -339,9 +356,9 @@ class Mount:
                 allow_other=self._config.allow_other,
             )
             try:
-                self._binding.run(tree, self.mountpoint, options, on_ready)
+                self._binding.run(tree, self.mountpoint, options, ready)
             finally:
-                self._drain(outbox)
+                self._drain(outbox, watch)
 
     def _leave_at_once(self, wanted: bool) -> None:
         if wanted:
@@ -349,11 +366,16 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox) -> None:
+    def _drain(self, outbox: Outbox, watch: Watch) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending()
         if not files:
+            watch.stopping("unmounted", _CLOSE_S)
             return
+        watch.stopping(
+            f"unmounted; {files} files are still being uploaded",
+            self._config.unmount.timeout_s + 2 * _CLOSE_S,
+        )
         _log.info("unmounted; %d files (%d bytes) are still being uploaded", files, size_bytes)
         deadline_s = time.monotonic() + self._config.unmount.timeout_s
         with _signals_set(self._ended):
@@ -378,6 +400,15 @@ class Mount:
             "binding": {"name": self._binding.name, **self._binding.facts},
             "token": self._config.token.name,
         }
+
+
+def _in_words(catalog: Catalog, outbox: Outbox) -> str:
+    """The mount in one line, for whoever looks at the service."""
+    files, size_bytes = outbox.pending()
+    pending = f", {files} files ({size_bytes:,} bytes) to upload" if files else ""
+    stale = ", the service does not answer" if catalog.snapshot.stale or catalog.overdue else ""
+    count = len(catalog.snapshot.artifacts)
+    return f"{count:,} {'artifact' if count == 1 else 'artifacts'}{pending}{stale}"
 
 
 @contextlib.contextmanager

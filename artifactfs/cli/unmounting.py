@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from artifactfs import assembly
+from artifactfs import assembly, system
+from artifactfs.cli import completing
 from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
 from artifactfs.cli.failures import NOT_ALL_UPLOADED
 from artifactfs.cli.running import Running
@@ -20,7 +21,11 @@ LEAVE_S = 30.0
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
+@click.argument(
+    "mountpoint",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completing.mountpoints,
+)
 @click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
 @click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
 def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
@@ -72,10 +77,6 @@ def _wait_for_end(pid: int) -> None:
     """Wait for the driver to write down what it has to."""
     deadline_s = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline_s:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return
-        if state == "Z":
+        if not system.is_running(pid):
             return
         time.sleep(0.01)

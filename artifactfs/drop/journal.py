@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from artifactfs import system
 from artifactfs.drop.durable import GroupSync, sync_directory
 from artifactfs.drop.schema import open_database
 from artifactfs.drop.states import MOVES, Entry, Folder, State
@@ -95,7 +96,7 @@ class Journal:
                 self._log_descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
             sync_directory(self._path.parent)
         try:
-            os.fdatasync(self._log_descriptor)
+            system.data_sync(self._log_descriptor)
         except OSError:
             self._suspect = True
             raise
