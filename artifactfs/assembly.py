@@ -39,6 +39,7 @@ from artifactfs import __version__
 from artifactfs.artifact import Artifact
 from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
+from artifactfs.catalog.jobs import Jobs
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
@@ -299,13 +300,26 @@ class Mount:
                 on_change=lambda path: tree.drop_changed(path),
                 audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
+            jobs = Jobs(
+                self._service.jobs,
+                self._config.cache.directory,
+                origin=self._service.origin,
+                ttl_s=self._config.list.ttl_s,
+            )
             tree = ArtifactTree(
-                catalog, store, outbox, facts=self._facts, on_leave=self._leave_at_once
+                catalog,
+                store,
+                outbox,
+                facts=self._facts,
+                jobs=jobs,
+                on_leave=self._leave_at_once,
             )
             store.start()
             closing.callback(store.close)
             catalog.start()
             closing.callback(catalog.close)
+            jobs.start()
+            closing.callback(jobs.close)
             outbox.start()
             closing.callback(outbox.close, _CLOSE_S)
             closing.callback(self._service.close)  # first: nothing waits for an answer any more

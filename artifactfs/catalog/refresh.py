@@ -79,12 +79,13 @@ class Refresher:
         self._failure: Exception | None = None
         self._failures = 0
 
-    def start(self) -> None:
-        """Start the thread, and with it the first flight."""
+    def start(self, *, at_once: bool = True) -> None:
+        """Start the thread, and with it the first flight, or that when somebody wants news."""
         with self._changed:
             if self._thread is not None or self._closed:
                 return
-            self._ordered = max(self._ordered, 1)
+            if at_once:
+                self._ordered = max(self._ordered, 1)
             self._thread = threading.Thread(
                 target=self._run, name="artifactfs-listing", daemon=True
             )

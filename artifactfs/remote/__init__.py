@@ -20,6 +20,7 @@ from artifactfs.remote.wire import (
     PartUrl,
     UploadedPart,
 )
+from artifactfs.remote.wire_jobs import Verdict
 
 __all__ = [
     "Body",
@@ -38,4 +39,5 @@ __all__ = [
     "TooLargeEvent",
     "UploadedPart",
     "UploadsApi",
+    "Verdict",
 ]

@@ -90,9 +90,9 @@ class EventStream:
             with contextlib.closing(self._events(parser)) as events:
                 for event in events:
                     brought = True
+                    self.last_id = event.id
                     if event.too_large:
                         raise TooLargeEvent
-                    self.last_id = event.id
                     if not take(StreamEvent(event.kind, event.id, event.data)):
                         return True
         except Transient:

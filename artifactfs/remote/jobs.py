@@ -6,15 +6,17 @@ unchanged. No list of jobs or projects is documented, so a service may know neit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from artifactfs.errors import BadAnswer, Conflict, Gone
-from artifactfs.job import Job
+from artifactfs.job import Change, Job, StreamEvent, Task
 from artifactfs.remote import wire, wire_jobs
 from artifactfs.remote.events import PATIENCE_S, EventStream
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
+from artifactfs.remote.wire_jobs import Verdict
 
 MOST_QUERY_CHARS = 6000
 
@@ -60,6 +62,14 @@ class JobsApi:
             return None
         return wire_jobs.output(data, headers.get("Content-Type", ""))
 
+    def poll(self, job_id: str, *, deadline_s: float | None = None) -> Change:
+        """All that is known of a job and its tasks now. Raises `Gone`, `NotAllowed`."""
+        return self.read_poll(
+            job_id,
+            self.job(job_id, deadline_s=deadline_s),
+            self.tasks(job_id, deadline_s=deadline_s),
+        )
+
     def stream(self, job_id: str, *, last_id: str = "") -> EventStream:
         """What happens to one job."""
         return EventStream(self._session, f"jobs/{_quoted(job_id)}/stream", last_id=last_id)
@@ -86,6 +96,35 @@ class JobsApi:
     def project_stream(self, project: str, *, last_id: str = "") -> EventStream:
         """What happens in a project."""
         return EventStream(self._session, f"projects/{_quoted(project)}/stream", last_id=last_id)
+
+    # What their answers say
+
+    @staticmethod
+    def read_job(job_id: str, document: bytes) -> Job:
+        """The job that `job` has answered. Raises `BadAnswer`."""
+        return wire_jobs.answered_job(document, job_id)
+
+    @staticmethod
+    def read_tasks(job_id: str, document: bytes) -> Sequence[tuple[Task, Mapping[str, Any]]]:
+        """The tasks that `tasks` has answered, each with its JSON. Raises `BadAnswer`."""
+        entries = wire_jobs.tasks_of(document, f"GET /jobs/{job_id}/tasks")
+        return tuple(zip(wire_jobs.tasks(entries), entries, strict=True))
+
+    @classmethod
+    def read_poll(cls, job_id: str, job: bytes, tasks: bytes) -> Change:
+        """What both say together."""
+        found = tuple(task for task, _ in cls.read_tasks(job_id, tasks))
+        return Change(job_id, cls.read_job(job_id, job), found, whole=True)
+
+    @staticmethod
+    def read_event(event: StreamEvent, job_id: str | None = None) -> Change | None:
+        """What an event says, None if it says nothing of a job; `job_id` if it can be no other."""
+        return wire_jobs.change(event.kind, event.data, job_id)
+
+    @staticmethod
+    def read_verdict(document: bytes) -> Verdict:
+        """What a result says of itself."""
+        return wire_jobs.verdict(document)
 
     def _json(self, path: str, deadline_s: float | None) -> bytes:
         def read(data: bytes) -> bytes:

@@ -1,5 +1,13 @@
 """Jobs and projects: what they produced, and what they are doing now.
 
-``tails``, ``weaving`` and ``pretty`` are pure: tails joined to a text, texts woven into a log, JSON
-set out for people.
+``registry`` is the whole: which there are. ``documents`` is what the service says of each, ``live``
+the logs that grow while somebody follows, ``following`` how that is done, ``logs`` and ``shelf``
+where it lies on disk. ``tails``, ``weaving`` and ``pretty`` are pure: tails joined to a text, texts
+woven into a log, JSON set out for people.
 """
+
+from artifactfs.catalog.jobs.documents import Document, Page
+from artifactfs.catalog.jobs.live import JobLog, ProjectLog
+from artifactfs.catalog.jobs.registry import Jobs, Known
+
+__all__ = ["Document", "JobLog", "Jobs", "Known", "Page", "ProjectLog"]
