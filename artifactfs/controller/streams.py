@@ -31,7 +31,7 @@ from artifactfs.controller.index import Change, Index
 from artifactfs.controller.jobs import Job, Jobs
 
 KEPT_EVENTS = 10_000
-RETRY_MS = 1000
+RETRY_MS = 250
 MOST_WATCHED = 1000
 
 
