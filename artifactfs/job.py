@@ -13,6 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T", "Job", "Task")
 
+OUTPUT_BYTES = 10_000  # the service shows no more of a task's output with the task
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
 
 
@@ -49,8 +50,9 @@ class Job:
 class Task:
     """One task of a job, known by its `index`, its `id` or both.
 
-    `output` is what it has printed, up to a limit of the service's. `output_tail` is the end of
-    that while the task runs: it may overlap what was said before, or have skipped over some.
+    `output` is what it has printed, up to a limit of the service's; all of it if `from_start`.
+    `output_tail` is the end of that while the task runs: it may overlap what was said before, or
+    have skipped over some.
     """
 
     index: int | None = None
@@ -64,6 +66,7 @@ class Task:
     progress: float | None = None
     doing: str | None = None
     quality: float | None = None
+    from_start: bool | None = None
 
     @property
     def ended(self) -> bool:
@@ -95,6 +98,26 @@ class StreamEvent:
     kind: str
     id: str
     data: str
+
+
+def with_beginning(change: Change, output: str | None) -> Change:
+    """`change` of a job's only task with all of its output, if `output` holds what it has."""
+    (task,) = change.tasks
+    known = task.output or task.output_tail or ""
+    if not output or known not in output:
+        return change
+    return replace(change, tasks=(replace(task, output=output, output_tail=None, from_start=True),))
+
+
+def lacks_beginning(change: Change) -> bool:
+    """Whether the output of a job's only task may be longer than the service shows with it."""
+    if len(change.tasks) != 1:
+        return False
+    task = change.tasks[0]
+    shown = task.output or task.output_tail or ""
+    if task.output and task.output_tail and not task.output.endswith(task.output_tail):
+        return False  # it is an attempt's before
+    return len(shown.encode("utf-8", "replace")) >= OUTPUT_BYTES
 
 
 def _over(new: T, before: T) -> T:

@@ -224,12 +224,14 @@ class JobDirectory(StillDirectory):
 
     def is_fresh(self) -> bool:
         documents = self._rooms.jobs.documents
-        return all(documents.is_fresh(self._id, which) for which in Document)
+        fresh = all(documents.is_fresh(self._id, which) for which in Document)
+        return fresh and self._rooms.jobs.is_current(self._id)
 
     def freshen(self) -> None:
         try:
             self._rooms.jobs.documents.get_all(self._id, list(Document), LOOK_WAIT_S)
-        except RemoteError:
+            self._rooms.jobs.look(self._id, LOOK_WAIT_S)
+        except (RemoteError, OSError):
             return  # what is known is shown; looking up a name says what is the matter
 
     def entries(self) -> Sequence[Entry]:
@@ -392,7 +394,7 @@ class TaskDirectory(StillDirectory):
     def freshen(self) -> None:
         try:
             self._rooms.jobs.look(self._id, LOOK_WAIT_S)
-        except RemoteError:
+        except (RemoteError, OSError):
             return  # what is known is shown
 
     def entries(self) -> Sequence[Entry]:

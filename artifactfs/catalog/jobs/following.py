@@ -5,6 +5,8 @@ new. Where the service has no stream, or none that works, asking goes on: as oft
 `POLL_S` says, or more seldom if an answer takes long. A stream that ends without the job's end, or
 brings nothing any more, is asked about in between, so that nobody waits for an event that never
 comes. When the job has ended it is asked about once more: tasks show their last words then.
+Tasks show the end of what they have printed. If there is one only, and it had printed more before
+anybody followed (`from_start`), the job's whole output is asked for once.
 
 What cannot be mended (the job is gone, or is not ours) ends it, and is raised. A service that does
 not answer does not: it is tried for as long as anybody follows.
@@ -19,7 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from artifactfs.errors import Cancelled, TimedOut, Unreachable, Unsupported
-from artifactfs.job import Change, StreamEvent
+from artifactfs.job import Change, StreamEvent, lacks_beginning, with_beginning
 from artifactfs.remote import EventStream, TooLargeEvent
 
 POLL_S = 0.5
@@ -34,6 +36,7 @@ class Source(Protocol):
     """The service, as far as following needs it."""
 
     def poll(self, job_id: str, *, deadline_s: float | None = None) -> Change: ...
+    def output(self, job_id: str, *, deadline_s: float | None = None) -> bytes | None: ...
     def stream(self, job_id: str, *, last_id: str = "") -> EventStream: ...
     def project_stream(self, project: str, *, last_id: str = "") -> EventStream: ...
     def read_event(self, event: StreamEvent, job_id: str | None = None) -> Change | None: ...
@@ -48,11 +51,13 @@ class JobFollower:
         job_id: str,
         take: Callable[[Change], None],
         *,
+        from_start: bool = True,
         poll_s: float = POLL_S,
     ) -> None:
         self._source = source
         self._job_id = job_id
         self._take = take
+        self._from_start = from_start
         self._poll_s = poll_s
         self._closed = threading.Event()
         self._lock = threading.Lock()
@@ -66,7 +71,10 @@ class JobFollower:
             began_s = time.monotonic()
             try:
                 change = self._source.poll(self._job_id, deadline_s=ASK_S)
-                told = False
+                if self._from_start and lacks_beginning(change):
+                    said = self._source.output(self._job_id, deadline_s=ASK_S) or b""
+                    change = with_beginning(change, said.decode("utf-8", "replace"))
+                self._from_start = told = False
                 self._take(change)
                 if change.job is not None and change.job.ended:
                     return

@@ -91,6 +91,7 @@ class JobLog(Written):
 
     def __init__(self, shelf: Shelf, job_id: str) -> None:
         super().__init__(shelf, JOBS, job_id, LIVE)
+        self.seen: object = None
         state = self.files.state
         try:
             self._weaver = Weaver(None if state is None else state["weaver"])
@@ -258,12 +259,16 @@ class LiveLogs:
                     self._jobs[job_id] = found
         return found
 
-    def glance(self, change: Change) -> None:
-        """Take in what was asked for other reasons, if nobody follows the job anyway."""
+    def glance(self, change: Change, seen: object) -> None:
+        """Take in what was asked for other reasons, if nobody follows the job anyway.
+
+        `seen` is what the log has then seen last (`JobLog.seen`). Raises `OSError`.
+        """
+        log = self.job(change.job_id)
         if not self.is_followed(change.job_id):
-            log = self.job(change.job_id)
             log.take(change)
             log.save()
+        log.seen = seen
 
     def is_followed(self, job_id: str) -> bool:
         """Whether the job's log grows by itself now. At once."""
@@ -286,7 +291,9 @@ class LiveLogs:
                     self._on_job(change.job)
                 following.begun.set()
 
-            follower = JobFollower(self._source, job_id, take, poll_s=self._poll_s)
+            follower = JobFollower(
+                self._source, job_id, take, from_start=not log.size(None), poll_s=self._poll_s
+            )
             following = Following(follower, f"the job {job_id}")
             return following
 

@@ -26,7 +26,7 @@ from artifactfs.catalog.jobs.shelf import JOBS, Shelf
 from artifactfs.catalog.refresh import Refresher
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.errors import Gone, Unsupported
-from artifactfs.job import Change, Job
+from artifactfs.job import Change, Job, lacks_beginning, with_beginning
 
 ASK_WAIT_S = 2.0
 MOST_REMEMBERED = 10_000
@@ -125,20 +125,35 @@ class Jobs:
         return project in self._known.projects
 
     def look(self, job_id: str, wait_s: float = ASK_WAIT_S) -> None:
-        """Bring the job, its tasks and its logs up to date. Raises what `Documents.get` raises."""
-        self.documents.get_all(job_id, [Document.JOB, Document.TASKS], wait_s)
-        if self.logs.known(job_id) is None:
-            self.logs.job(job_id)
+        """Bring the job, its tasks and its logs up to date.
+
+        Raises what `Documents.get` raises, and `OSError`.
+        """
+        both = (Document.JOB, Document.TASKS)
+        job, tasks = self.documents.get_all(job_id, both, wait_s)
+        log = self.logs.job(job_id)
+        if log.complete or log.seen is tasks:
+            return
+        found = tuple(task for task, _ in tasks.read)
+        ended = job.read.ended and tasks.final
+        about = job.read if ended or not job.read.ended else None
+        change = Change(job_id, about, found, whole=ended)
+        if not log.size(None) and lacks_beginning(change):
+            output = self.documents.get(job_id, Document.OUTPUT, wait_s).data or b""
+            change = with_beginning(change, output.decode("utf-8", "replace"))
+        self.logs.glance(change, tasks)
 
     def is_current(self, job_id: str) -> bool:
         """Whether `look` would bring nothing. At once."""
         log = self.logs.known(job_id)
-        if log is None:
+        tasks = self.documents.peek(job_id, Document.TASKS)
+        if log is None or tasks is None:
             return False
         if log.complete or self.logs.is_followed(job_id):
-            return self.documents.peek(job_id, Document.TASKS) is not None
+            return True
         both = (Document.JOB, Document.TASKS)
-        return all(self.documents.is_fresh(job_id, which) for which in both)
+        fresh = all(self.documents.is_fresh(job_id, which) for which in both)
+        return fresh and log.seen is tasks
 
     def note(self, job: Job) -> None:
         """Take in what is known of a job."""
@@ -167,20 +182,10 @@ class Jobs:
         job = self._known.jobs.get(job_id)
         return job is not None and job.ended
 
-    def _on_page(self, job_id: str, which: Document, page: Page) -> None:
-        """Carry on what a document says: to the registry, and to the job's log."""
+    def _on_page(self, _job_id: str, which: Document, page: Page) -> None:
+        """Carry on what a document says of its job."""
         if which is Document.JOB:
             self.note(page.read)
-        if which not in (Document.JOB, Document.TASKS):
-            return
-        job = self.documents.peek(job_id, Document.JOB)
-        tasks = self.documents.peek(job_id, Document.TASKS)
-        if job is None or tasks is None or not isinstance(job.read, Job):
-            return
-        ended = job.read.ended and tasks.final
-        about = job.read if ended or not job.read.ended else None
-        found = tuple(task for task, _ in tasks.read)
-        self.logs.glance(Change(job_id, about, found, whole=ended))
 
     def _list_once(self) -> None:
         jobs: dict[str, Job] = {}

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifactfs.catalog.jobs.tails import Tail
-from artifactfs.job import Change, Job, Task
+from artifactfs.job import OUTPUT_BYTES, Change, Job, Task
 
 MARK = "--- artifactfs: "
 MISSING = "output may be missing here"
@@ -37,8 +37,7 @@ PREFLIGHT = "what follows is from before the command started"
 BEFORE = "what follows is of the attempt before, which failed"
 
 SAVED_CHARS = 4096
-OUTPUT_BYTES = 10_000  # the service's limit of a task's output, as documented,
-TAIL_BYTES = 4_000  # and a tail that long may have been cut too
+TAIL_BYTES = 4_000  # a tail that long may have been cut
 MOST_PARTIAL_CHARS = 8192
 
 
@@ -141,14 +140,23 @@ class Weaver:
         elif tail is None or task.ended:
             if first and task.status == "failed" and task.exit_code is None:
                 self._mark(woven, index, PREFLIGHT)
-            self._glimpse(woven, index, seen, output, longer=True)
+            whole = bool(task.from_start)
+            self._glimpse(woven, index, seen, output, longer=True, whole=whole)
 
-    def _glimpse(self, woven: Woven, index: int, seen: _Seen, text: str, *, longer: bool) -> None:
+    def _glimpse(
+        self,
+        woven: Woven,
+        index: int,
+        seen: _Seen,
+        text: str,
+        *,
+        longer: bool,
+        whole: bool = False,
+    ) -> None:
         first = not seen.tail.known
         joined = seen.tail.join(text)
-        cut = first and len(text.encode("utf-8", "replace")) >= (
-            OUTPUT_BYTES if longer else TAIL_BYTES
-        )
+        most_bytes = OUTPUT_BYTES if longer else TAIL_BYTES
+        cut = first and not whole and len(text.encode("utf-8", "replace")) >= most_bytes
         if cut:
             seen.tail.whole = False
         if joined.gap or cut:

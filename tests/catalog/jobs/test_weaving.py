@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from artifactfs.catalog.jobs.weaving import MARK, MISSING, NEW_ATTEMPT, Weaver, Woven
-from artifactfs.job import Change, Job, Task
+from artifactfs.job import Change, Job, Task, lacks_beginning, with_beginning
 
 
 class Logs:
@@ -72,6 +72,20 @@ def test_output_longer_than_the_service_shows_is_marked_at_its_beginning() -> No
     assert logs.live == f"{MARK}{MISSING} ---\n{text}"
     logs.take(running(0, (text + "more")[-4096:]))
     assert logs.live.endswith("xmore")
+
+
+def test_the_whole_output_of_the_only_task_begins_the_log() -> None:
+    text = "".join(f"line {number}\n" for number in range(5000))
+    change = Change("j", None, (running(0, text[-4096:], output=text[-10_240:]),))
+    assert lacks_beginning(change)
+    begun = with_beginning(change, text + "more\n")
+    logs = Logs()
+    logs.take(*begun.tasks)
+    logs.take(running(0, (text + "more\nand more\n")[-4096:]))
+    assert logs.live == text + "more\nand more\n"
+    assert with_beginning(change, "something else") is change
+    assert not lacks_beginning(Change("j", None, (running(0, "short", output="short"),)))
+    assert not lacks_beginning(Change("j", None, (*change.tasks, running(1, ""))))
 
 
 def test_a_retry_keeps_what_the_failed_attempt_had_printed() -> None:
