@@ -9,8 +9,8 @@ wired here and nowhere else.
     kernel ── drives ─────────────────▶ tree
 
 There are two users. A `Mount` has every room and lives as long as its mount point. A `Client` has
-what a single command needs (`ls`, `put`, `get`, `cache`), and starts a thread only for what it
-does.
+what a single command needs (`ls`, `put`, `get`, `cache`, `watch`), and starts a thread only for
+what it does.
 
 Nothing here starts before `Mount.run` or `Client.__enter__`: a daemon forks first. A mount ends in
 the order that loses nothing: the mount point goes (no new writes), pending uploads get their time,
@@ -28,7 +28,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -39,7 +39,15 @@ from artifactfs import __version__
 from artifactfs.artifact import Artifact
 from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import Jobs
+from artifactfs.catalog.jobs import (
+    Jobs,
+    Watch,
+    Watched,
+    follow_log,
+    pretty,
+    read_log,
+    read_result,
+)
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
@@ -66,6 +74,7 @@ __all__ = [
     "Client",
     "Mount",
     "Mounted",
+    "Watched",
     "abort",
     "clean_stale",
     "doctor",
@@ -226,6 +235,34 @@ class Client:
             return written
         finally:
             content.close()
+
+    def log(self, job_id: str, write: Callable[[str], None]) -> None:
+        """Write what a job has printed so far. Raises `Gone`, `NotAllowed`."""
+        read_log(self._service.jobs, job_id, write)
+
+    def follow_log(
+        self, job_id: str, write: Callable[[str], None], *, cancelled: threading.Event
+    ) -> None:
+        """Write what a job prints, until it has ended. Raises `Cancelled` once that is set."""
+        follow_log(self._service.jobs, job_id, write, cancelled)
+
+    def result(
+        self, job_id: str, *, raw: bool, wait: bool, cancelled: threading.Event
+    ) -> bytes | None:
+        """A job's result as the service sent it, or set out for people; None if there is none."""
+        found = read_result(self._service.jobs, job_id, wait=wait, cancelled=cancelled)
+        return found if raw or found is None else pretty(found)
+
+    def watch(
+        self,
+        job_ids: Sequence[str],
+        project: str | None,
+        tell: Callable[[Watched], None],
+        *,
+        cancelled: threading.Event,
+    ) -> list[Watched]:
+        """Tell of every change of these jobs, or of a project's, until all have ended."""
+        return Watch(self._service.jobs, job_ids, project).run(tell, cancelled)
 
     def cached(self) -> tuple[list[CachedContent], dict[str, list[str]], RemoteError | None]:
         """What lies in the cache, the last used first, and the names of each by its key.

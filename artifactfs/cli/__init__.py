@@ -4,10 +4,10 @@
 them into settings; ``failures`` turns errors into one line and an exit status; ``progress`` and
 ``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
 ``running`` talks to a mount that runs, through the mount itself. The commands stand in
-``mounting``, ``attending``, ``transfer``, ``keeping``, ``checking`` and ``serving``.
+``mounting``, ``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``.
 
-Exit status: 0 done, 1 failed, 2 wrong words or settings, 3 not everything is uploaded, 130
-interrupted.
+Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
+3 not everything is uploaded, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MODULES = {
     "unmounting": ("unmount",),
     "attending": ("status", "flush", "refresh", "retry", "pin", "unpin"),
     "transfer": ("ls", "get", "put"),
+    "jobs": ("watch", "logs", "result"),
     "keeping": ("cache",),
     "checking": ("config", "doctor"),
     "serving": ("serve", "demo"),
