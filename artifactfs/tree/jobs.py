@@ -11,7 +11,8 @@ Listing ``jobs/`` costs the service's list and nothing per job. Only what a job'
 shows is asked for, when that is opened or one of its names is looked up and what is known is older
 than a second: the look-up waits, for two seconds at most, so that the attributes that follow it
 are honest and nobody has to wait for *them*. That is the one place where a look-up of a known name
-may wait, and it does not while the service does not answer. A result is there once there is one.
+may wait, and it does not while the service does not answer. A result is there once there is one;
+the extended attributes of a job that has ended tell of it, and wait for it the same way.
 
 An id that no list has named is looked up the same way: it appears, or is ENOENT, or is EACCES where
 it is another account's. Names that begin with a dot are never asked for: shells and desktops look
@@ -20,6 +21,7 @@ for such in every directory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -192,6 +194,18 @@ class JobDirectory(StillDirectory):
         page = self._rooms.jobs.documents.peek(self._id, Document.RESULT)
         verdict = page.read if page is not None else None
         return xattrs.of_job(self._rooms.jobs.known.jobs.get(self._id), verdict)
+
+    @property
+    def knows_xattrs(self) -> bool:
+        jobs = self._rooms.jobs
+        job = jobs.known.jobs.get(self._id)
+        if job is None or not job.ended or jobs.documents.in_trouble:
+            return True
+        return jobs.documents.is_fresh(self._id, Document.RESULT)
+
+    def learn_xattrs(self) -> None:
+        with contextlib.suppress(RemoteError):
+            self._rooms.jobs.documents.get(self._id, Document.RESULT, LOOK_WAIT_S)
 
     def find(self, name: str) -> Node | None:
         jobs = self._rooms.jobs

@@ -179,6 +179,16 @@ def test_a_job_that_fails_before_it_starts_shows_the_platforms_words(world: Worl
     assert "could not start" in world.sh("getfattr -d jobs/stillborn")
 
 
+def test_attributes_tell_of_a_result_that_nobody_has_read(world: World) -> None:
+    result = {"tasks": [{"result_quality": 0.5, "result_warnings": ["few"]}, {"result_quality": 1}]}
+    world.service.make_job("judged", status="completed", result=result)
+    shown = world.sh("getfattr -d jobs/judged")
+    for said in ('status="completed"', 'result_quality="0.5"', 'result_warnings="few"'):
+        assert f"user.artifactfs.{said}" in shown
+    only = "getfattr --only-values -n user.artifactfs.status jobs/judged"
+    assert world.sh(only) == "completed"
+
+
 def test_a_cancelled_job_ends_its_log(world: World) -> None:
     world.service.make_job("cancelled", status="running")
     world.service.print_output("cancelled", "working\n")
