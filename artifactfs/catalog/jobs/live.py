@@ -20,8 +20,8 @@ import json
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from artifactfs.catalog.jobs.following import POLL_S, JobFollower, ProjectFollower, Source
@@ -33,8 +33,9 @@ from artifactfs.job import Change, Job, StreamEvent
 
 LINGER_S = 10.0
 MOST_FOLLOWED = 256
-MOST_IDLE = 512
+MOST_IDLE = 64
 SAVE_S = 2.0
+FIRST_SWEEP_S = 60.0
 SWEEP_S = 3600.0
 CLOSE_S = 5.0
 LIVE = "live.log"
@@ -43,8 +44,11 @@ EVENTS = "events.jsonl"
 _log = logging.getLogger(__name__)
 
 
-class Written:
-    """A log on disk and who writes it. `_writing` serialises what is appended."""
+class Written(ABC):
+    """A log on disk and who writes it. `_writing` serialises what is appended.
+
+    Once closed it takes in nothing more: what a follower still brings then will be asked for again.
+    """
 
     def __init__(self, shelf: Shelf, kind: str, key: str, main: str) -> None:
         self.files = Log(shelf.prepare(kind, key), main, shelf.scratch)
@@ -54,6 +58,25 @@ class Written:
         self._saved_s = time.monotonic()
         self._unsaved = False
         self._failed = False
+        self._closed = False
+
+    def save(self) -> None:
+        """Write down how far it is."""
+        with self._writing:
+            if not self._closed:
+                self._keep(now=True)
+
+    def close(self) -> None:
+        """Write down how far it is, and let another have it. It can still be read."""
+        with self._writing:
+            if not self._closed:
+                self._keep(now=True)
+            self._closed = True
+        self.files.close()
+
+    @abstractmethod
+    def _keep(self, *, now: bool) -> None:
+        """Save, at once or if it is time to."""
 
     def size(self, index: int | None) -> int:
         """How long it is, or the log of one of its tasks. At once."""
@@ -92,18 +115,20 @@ class JobLog(Written):
     def __init__(self, shelf: Shelf, job_id: str) -> None:
         super().__init__(shelf, JOBS, job_id, LIVE)
         self.seen: object = None
+        self.readers = 0  # guarded by the lock of `LiveLogs`
         state = self.files.state
         try:
             self._weaver = Weaver(None if state is None else state["weaver"])
             self.complete = state is not None and bool(state["complete"])
         except (KeyError, TypeError, ValueError, AttributeError):
             _log.warning("the log of the job %s cannot be taken up again, it begins anew", job_id)
+            self.files.clear()
             self._weaver = Weaver()
 
     def take(self, change: Change) -> None:
         """Take in what has become known of the job."""
         with self._writing:
-            if self.complete:
+            if self.complete or self._closed:
                 return
             woven = self._weaver.take(change)
             for index, texts in woven.tasks.items():
@@ -113,11 +138,6 @@ class JobLog(Written):
             if change.job is not None and change.job.ended and change.whole:
                 self.complete = self._unsaved = True
             self._keep(now=self.complete)
-
-    def save(self) -> None:
-        """Write down how far it is."""
-        with self._writing:
-            self._keep(now=True)
 
     def _keep(self, *, now: bool) -> None:
         self._save(lambda: {"weaver": self._weaver.state(), "complete": self.complete}, now=now)
@@ -141,14 +161,14 @@ class ProjectLog(Written):
             {"event": event.kind, "id": event.id or None, "data": data}, ensure_ascii=False
         )
         with self._writing:
+            if self._closed:
+                return
             self._append(None, [line, "\n"])
             self.last_id = event.id
-            self._save(lambda: {"last_id": self.last_id}, now=False)
+            self._keep(now=False)
 
-    def save(self) -> None:
-        """Write down how far it is."""
-        with self._writing:
-            self._save(lambda: {"last_id": self.last_id}, now=True)
+    def _keep(self, *, now: bool) -> None:
+        self._save(lambda: {"last_id": self.last_id}, now=now)
 
 
 class _Follower(Protocol):
@@ -231,8 +251,7 @@ class LiveLogs:
             self._jobs.clear()
             self._projects.clear()
         for log in logs:
-            log.save()
-            log.files.close()
+            log.close()
 
     @property
     def followed(self) -> int:
@@ -257,6 +276,7 @@ class LiveLogs:
                 found = JobLog(self._shelf, job_id)
                 with self._lock:
                     self._jobs[job_id] = found
+                self._close_idle(found)
         return found
 
     def glance(self, change: Change, seen: object) -> None:
@@ -280,9 +300,14 @@ class LiveLogs:
 
         Waits at most `wait_s` for what it has printed already. Raises `OSError`.
         """
-        log = self.job(job_id)
+        log = self._held(job_id)
+
+        def close_log() -> None:
+            with self._lock:
+                log.readers -= 1
+
         if log.complete:
-            return _nothing
+            return _once(close_log)
 
         def make() -> Following:
             def take(change: Change) -> None:
@@ -297,7 +322,22 @@ class LiveLogs:
             following = Following(follower, f"the job {job_id}")
             return following
 
-        return self._open((JOBS, job_id), make, wait_s)
+        close_following = self._open((JOBS, job_id), make, wait_s)
+
+        def close() -> None:
+            close_following()
+            close_log()
+
+        return _once(close)
+
+    def _held(self, job_id: str) -> JobLog:
+        """The job's log, which stays open until its readers are counted down again."""
+        while True:
+            log = self.job(job_id)
+            with self._lock:
+                if self._jobs.get(job_id) is log:
+                    log.readers += 1
+                    return log
 
     # Projects
 
@@ -334,7 +374,7 @@ class LiveLogs:
             following = Following(follower, f"the project {project}")
             return following
 
-        return self._open((PROJECTS, project), make, wait_s)
+        return _once(self._open((PROJECTS, project), make, wait_s))
 
     # Followings
 
@@ -351,11 +391,8 @@ class LiveLogs:
                 following.thread.start()
             following.readers += 1
         following.begun.wait(wait_s)
-        released = threading.Lock()
 
         def release() -> None:
-            if not released.acquire(blocking=False):
-                return
             with self._lock:
                 following.readers -= 1
                 following.idle_since_s = time.monotonic()
@@ -365,11 +402,11 @@ class LiveLogs:
         return release
 
     def _keep(self) -> None:
-        swept_s = float("-inf")
+        swept_s = time.monotonic() - SWEEP_S + FIRST_SWEEP_S
         while not self._closed:
             pause_s = self._end_idle()
             if time.monotonic() - swept_s > SWEEP_S:
-                self._shelf.sweep(self._in_use)
+                self._shelf.sweep()
                 swept_s = time.monotonic()
             with self._wake:
                 if not self._closed:
@@ -396,24 +433,30 @@ class LiveLogs:
             log = self.known(name) if kind == JOBS else self.known_project(name)
             if log is not None:
                 log.save()
-        self._close_idle()
-        return SWEEP_S if pause_s is None else pause_s
+        return FIRST_SWEEP_S if pause_s is None else pause_s
 
-    def _close_idle(self) -> None:
-        """Forget the logs that nobody follows, the oldest first, if there are many."""
+    def _close_idle(self, newest: JobLog) -> None:
+        """Close the logs that nobody reads, the oldest first, if there are many."""
         with self._lock:
-            idle = [one for one in self._jobs if (JOBS, one) not in self._followings]
-            closed = [self._jobs.pop(one) for one in idle[: max(0, len(idle) - MOST_IDLE)]]
+            idle = [
+                job_id
+                for job_id, log in self._jobs.items()
+                if not log.readers and log is not newest and (JOBS, job_id) not in self._followings
+            ]
+            closed = [self._jobs.pop(one) for one in idle[: max(0, len(idle) - MOST_IDLE + 1)]]
         for log in closed:
-            log.save()
-            log.files.close()
+            log.close()
 
-    def _in_use(self, place: Path) -> bool:
-        with self._lock:
-            logs: list[Written] = [*self._jobs.values(), *self._projects.values()]
-        return any(
-            log.files.directory == place or place in log.files.directory.parents for log in logs
-        )
+
+def _once(act: Callable[[], None]) -> Callable[[], None]:
+    """`act`, but not a second time."""
+    done = threading.Lock()
+
+    def do() -> None:
+        if done.acquire(blocking=False):
+            act()
+
+    return do
 
 
 def _nothing() -> None:

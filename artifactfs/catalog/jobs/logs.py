@@ -46,6 +46,7 @@ class Log:
         if self._lock is None:
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._own = directory = Path(tempfile.mkdtemp(dir=scratch))
+            self._lock = _locked(directory)
         self.directory = directory
         self._sizes: dict[int | None, int] = {}
         self._mtimes_ns: dict[int | None, int] = {}
@@ -122,6 +123,12 @@ class Log:
         temporary.write_text(json.dumps({"sizes": sizes, "writer": writer}))
         temporary.replace(self.directory / _STATE)
 
+    def clear(self) -> None:
+        """Begin anew. Raises `OSError`."""
+        os.truncate(self._path(None), 0)
+        shutil.rmtree(self.directory / _TASKS, ignore_errors=True)
+        self._sizes = {None: 0}
+
     def close(self) -> None:
         """Let another have it."""
         if self._lock is not None:
@@ -134,6 +141,17 @@ class Log:
         if index is None:
             return self.directory / self._main
         return self.directory / _TASKS / f"{index}.log"
+
+
+def is_held(directory: Path) -> bool:
+    """Whether some process, this one included, has the log in there."""
+    try:
+        fd = _locked(directory)
+    except OSError:
+        return False
+    if fd is not None:
+        os.close(fd)
+    return fd is None
 
 
 def _locked(directory: Path) -> int | None:

@@ -10,7 +10,8 @@ appear under their name when they are whole. Nothing here is worth waiting for: 
 or broken costs the memory of what was, and is logged, but fails nobody's reading.
 
 It is kept within `most_bytes`: what was used least recently goes first, whole jobs at a time, never
-what is in use. The cache of contents lies in the same directory and knows nothing of this.
+one whose log some mount has open. The cache of contents lies in the same directory and knows
+nothing of this.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
+
+from artifactfs.catalog.jobs.logs import is_held
 
 VERSION = "jobs-1"
 JOBS = "jobs"
 PROJECTS = "projects"
 MOST_BYTES = 1 << 30
+YOUNG_S = 60.0  # whoever has made a directory has locked it by then
 
 _ID = "id"
 
@@ -86,10 +91,12 @@ class Shelf:
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 yield (place / _ID).read_bytes().decode("utf-8", "surrogatepass")
 
-    def sweep(self, in_use: Callable[[Path], bool]) -> None:
+    def sweep(self) -> None:
         """Remove what was used least recently until the rest fits, and what a crash has left."""
-        if not in_use(self.scratch):
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        for place in _scan(self.scratch):
+            with contextlib.suppress(OSError):
+                if place.stat().st_mtime < time.time() - YOUNG_S and not is_held(place):
+                    shutil.rmtree(place, ignore_errors=True)
         places = []
         for kind in (JOBS, PROJECTS):
             for place in _scan(self._root / kind):
@@ -102,7 +109,7 @@ class Shelf:
         for _, size, place in sorted(places):
             if left_bytes <= self._most_bytes:
                 return
-            if not in_use(place):
+            if not is_held(place):
                 shutil.rmtree(place, ignore_errors=True)
                 left_bytes -= size
 
