@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -266,3 +267,42 @@ def test_a_projects_events_are_followed_as_lines(world: World) -> None:
         assert events[1]["data"]["live_feedback"]["output_tail"] == "hello\n"
     assert os.listdir(world.path / "projects/proj/jobs") == ["first"]
     assert "No such file" in world.sh("ls projects/nope", status=2)
+
+
+def test_a_driver_that_is_killed_and_a_stream_that_is_stuck(tmp_path: Path) -> None:
+    with (
+        LocalController(tmp_path / "service", heartbeat=0.2) as service,
+        FaultProxy(service.url) as proxy,
+    ):
+        (tmp_path / "user").mkdir()
+        user = UserMount(tmp_path / "user", proxy.url, service.token, "native")
+        log = user.path / "jobs" / "job" / "live.log"
+        try:
+            user.mount()
+            service.make_job("job", status="running")
+            service.print_output("job", "before the kill\n")
+            with log.open() as file:
+                assert file.read() == "before the kill\n"
+                service.print_output("job", "followed to the kill\n")
+                wait_until(lambda: file.read(), 20)
+                user.kill()
+            service.print_output("job", "while it was dead\n")
+            proxy.break_with(path="/jobs/job/stream", stall_after=0, times=99)
+            user.mount()
+            lines = "before the kill\nfollowed to the kill\nwhile it was dead\n"
+            with log.open() as file:
+                assert file.read() == lines
+                wait_until(lambda: proxy.count("GET", "/jobs/job/stream") > 1, 20)
+            user.unmount()
+            wait_until(lambda: not _drivers(user.path), 20)
+        finally:
+            _force_away(user)
+
+
+def _drivers(mountpoint: Path) -> list[str]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if os.fsencode(mountpoint) in path.read_bytes() and path.parent.name != "self":
+                found.append(path.parent.name)
+    return found
