@@ -101,7 +101,7 @@ def _open_service(config: Config) -> Service:
         config.token,
         config.http,
         external_allow_private=config.external.allow_private,
-        pool_size=config.read.connections + config.upload.connections + 4,
+        pool_size=config.read.connections + config.upload.connections + 16,
     )
 
 

@@ -57,10 +57,12 @@ class Refresher:
         act: Callable[[], None],
         *,
         ttl_s: float,
+        what: str = "artifacts",
         clock: Clock = SYSTEM_CLOCK,
         retry_first_s: float = RETRY_FIRST_S,
     ) -> None:
         self._act = act
+        self._what = what
         self._ttl_s = ttl_s
         self._clock = clock
         self._retry_first_s = retry_first_s
@@ -240,6 +242,6 @@ class Refresher:
             self._changed.notify_all()
             closed = self._closed
         if first_trouble and not closed:
-            _log.warning("the listing could not be refreshed, the last one stays: %s", failure)
+            _log.warning("the %s could not be listed, the last list stays: %s", self._what, failure)
         elif over:
-            _log.info("the service lists its artifacts again")
+            _log.info("the service lists its %s again", self._what)

@@ -16,8 +16,10 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
+
+import requests
 
 from artifactfs.errors import Cancelled, Unreachable, Unsupported
 from artifactfs.job import StreamEvent
@@ -74,6 +76,18 @@ class EventStream:
         ):
             self._closed.wait(self._pause_s * _chance.uniform(1.0, 1.2))
 
+    def probe(self) -> bool:
+        """Whether there is such a stream, without following it."""
+
+        def attempt() -> bool:
+            with self._opened():
+                return True
+
+        try:
+            return self._session.run(attempt, cancelled=self._closed)
+        except Unsupported:
+            return False
+
     def close(self) -> None:
         """End `follow`, in whatever thread it runs."""
         self._closed.set()
@@ -106,20 +120,8 @@ class EventStream:
         return False
 
     def _events(self, parser: Parser) -> Generator[Event, None, None]:
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-        if self.last_id:
-            headers["Last-Event-ID"] = self.last_id.encode().decode("latin-1")
         self.connections += 1
-        with self._session.open(
-            "GET",
-            self._session.absolute(self._path),
-            headers=headers,
-            params=self._params,
-            optional=True,
-        ) as response:
-            kind = response.headers.get("Content-Type", "")
-            if response.status_code == _NO_CONTENT or "event-stream" not in kind.lower():
-                raise Unsupported(f"GET {self._path}: the answer is no event stream")
+        with self._opened() as response:
             with self._lock:
                 self._reading = response.raw
             try:
@@ -132,3 +134,20 @@ class EventStream:
                 with self._lock:
                     self._reading = None
         raise Cancelled("the stream was closed")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[requests.Response]:
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self.last_id:
+            headers["Last-Event-ID"] = self.last_id.encode().decode("latin-1")
+        with self._session.open(
+            "GET",
+            self._session.absolute(self._path),
+            headers=headers,
+            params=self._params,
+            optional=True,
+        ) as response:
+            kind = response.headers.get("Content-Type", "")
+            if response.status_code == _NO_CONTENT or "event-stream" not in kind.lower():
+                raise Unsupported(f"GET {self._path}: the answer is no event stream")
+            yield response

@@ -97,6 +97,10 @@ class JobsApi:
         """What happens in a project."""
         return EventStream(self._session, f"projects/{_quoted(project)}/stream", last_id=last_id)
 
+    def has_project(self, project: str) -> bool:
+        """Whether there is a stream of this project's events. Raises what else is the matter."""
+        return self.project_stream(project).probe()
+
     # What their answers say
 
     @staticmethod

@@ -23,12 +23,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import Document, Jobs
+from artifactfs.catalog.jobs import Document, Jobs, Page
 from artifactfs.clock import Clock
 from artifactfs.errors import RemoteError
 from artifactfs.job import Job, Task
@@ -64,14 +66,31 @@ class JobRooms:
     """What all nodes of ``jobs/`` and ``projects/`` need.
 
     `_by_job` is made anew when the catalog's snapshot has changed, by whoever needs it first.
+    `_lock` guards how often each document is open.
     """
 
     def __init__(self, jobs: Jobs, catalog: Catalog, clock: Clock) -> None:
         self.jobs = jobs
         self.catalog = catalog
         self.made_ns = nanoseconds(clock.now())
+        self._lock = threading.Lock()
+        self._open: Counter[tuple[str, Document]] = Counter()
         self._by_job: tuple[int, Mapping[str, list[Artifact]]] = (-1, {})
         self._odd: tuple[int, Mapping[str, str]] = (-1, {})
+
+    def open_document(self, job_id: str, which: Document, by: int) -> None:
+        """Count one more that is open, or one less."""
+        with self._lock:
+            self._open[job_id, which] += by
+            if not self._open[job_id, which]:
+                del self._open[job_id, which]
+
+    def page(self, job_id: str, which: Document) -> Page | None:
+        """What is known of a document. Where it is open it is kept up to date. At once."""
+        documents = self.jobs.documents
+        if (job_id, which) in self._open and not documents.is_fresh(job_id, which):
+            documents.order(job_id, which)
+        return documents.peek(job_id, which)
 
     def job_id(self, name: str) -> str | None:
         """The id that `name` stands for."""
@@ -101,6 +120,13 @@ class JobRooms:
         moment = (job.changed_at or job.created_at) if job is not None else None
         return nanoseconds(moment) if moment is not None else self.made_ns
 
+    def text_changed_ns(self, job_id: str, page: Page | None) -> int:
+        """When a document changed: with its job, if that has ended and says when it did."""
+        job = self.jobs.known.jobs.get(job_id)
+        if page is None or (page.final and job is not None and job.changed_at is not None):
+            return self.changed_ns(job)
+        return page.changed_ns
+
 
 class StillDirectory(SameByNumber, Directory):
     """What the directories here have in common."""
@@ -123,6 +149,7 @@ class StillDirectory(SameByNumber, Directory):
     def set_xattr(self, name: str, value: bytes) -> None:
         _ = value
         commands.refresh_or_refuse(self._rooms.catalog, name)
+        self._rooms.jobs.refresh(commands.REFRESH_WAIT_S)
 
 
 class JobsDirectory(StillDirectory):
@@ -167,10 +194,6 @@ class JobsDirectory(StillDirectory):
     @property
     def listing_version(self) -> int:
         return self._rooms.jobs.known.version
-
-    def set_xattr(self, name: str, value: bytes) -> None:
-        super().set_xattr(name, value)
-        self._rooms.jobs.refresh(commands.REFRESH_WAIT_S)
 
 
 class JobDirectory(StillDirectory):
@@ -304,28 +327,26 @@ class DocumentFile(SameByNumber, File):
         self.ino = fixed_ino(path)
 
     def attributes(self) -> Attributes:
-        documents = self._rooms.jobs.documents
-        page = documents.peek(self._id, self._which)
+        page = self._rooms.page(self._id, self._which)
         if page is None:
             changed_ns = self._rooms.made_ns
             return Attributes(self.ino, Kind.FILE, 0o444, 0, 1, changed_ns, changed_ns)
         size = len((page.data or b"") if self._raw else page.shown)
-        changed_ns = page.changed_ns
+        changed_ns = self._rooms.text_changed_ns(self._id, page)
         return Attributes(self.ino, Kind.FILE, 0o444, size, 1, changed_ns, changed_ns, blocks(size))
 
     def open(self, flags: int) -> Handle:
         refuse_writing(flags)
-        documents = self._rooms.jobs.documents
-        last = documents.get(self._id, self._which, OPEN_WAIT_S)
+        rooms, job_id, which = self._rooms, self._id, self._which
+        last = rooms.jobs.documents.get(job_id, which, OPEN_WAIT_S)
+        rooms.open_document(job_id, which, 1)
 
         def newest() -> bytes:
             nonlocal last
-            last = documents.peek(self._id, self._which) or last
-            if not documents.is_fresh(self._id, self._which):
-                documents.order(self._id, self._which)
+            last = rooms.page(job_id, which) or last
             return (last.data or b"") if self._raw else last.shown
 
-        return TextHandle(newest, lambda: None)
+        return TextHandle(newest, lambda: rooms.open_document(job_id, which, -1))
 
 
 class TasksDirectory(StillDirectory):
@@ -432,7 +453,7 @@ class TaskFile(SameByNumber, File):
 
     def attributes(self) -> Attributes:
         page = self._rooms.jobs.documents.peek(self._id, Document.TASKS)
-        changed_ns = page.changed_ns if page is not None else self._rooms.made_ns
+        changed_ns = self._rooms.text_changed_ns(self._id, page)
         size = len(self._text())
         return Attributes(self.ino, Kind.FILE, 0o444, size, 1, changed_ns, changed_ns, blocks(size))
 

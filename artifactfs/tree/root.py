@@ -45,7 +45,7 @@ Listener = Callable[[EntryChanged], None]
 class Root(SameByNumber, Directory):
     """What is mounted."""
 
-    __slots__ = ("_catalog", "_directories", "_made_ns", "_on_leave", "ino")
+    __slots__ = ("_catalog", "_directories", "_jobs", "_made_ns", "_on_leave", "ino")
 
     ino: int
 
@@ -55,12 +55,14 @@ class Root(SameByNumber, Directory):
         catalog: Catalog,
         made_ns: int,
         on_leave: Callable[[bool], None],
+        jobs: Jobs | None,
     ) -> None:
         self.ino = ROOT_INO
         self._directories = directories
         self._catalog = catalog
         self._made_ns = made_ns
         self._on_leave = on_leave
+        self._jobs = jobs
 
     @property
     def lifetime_s(self) -> float:
@@ -85,6 +87,8 @@ class Root(SameByNumber, Directory):
             self._on_leave(commands.yes_or_no(name, value))
         else:
             commands.refresh_or_refuse(self._catalog, name)
+            if self._jobs is not None:
+                self._jobs.refresh(commands.REFRESH_WAIT_S)
 
 
 class ArtifactTree:
@@ -123,7 +127,7 @@ class ArtifactTree:
             directories[JOBS] = JobsDirectory(rooms)
             directories[PROJECTS] = ProjectsDirectory(rooms)
         directories[CONTROL] = ControlDirectory(control, catalog, clock)
-        self._root = Root(directories, catalog, nanoseconds(clock.now()), on_leave)
+        self._root = Root(directories, catalog, nanoseconds(clock.now()), on_leave, jobs)
         self._updating = threading.Lock()
         self._listening = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()

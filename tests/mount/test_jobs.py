@@ -224,6 +224,23 @@ def test_an_unknown_job_is_enoent_and_anothers_eacces(world: World) -> None:
     assert world.proxy.count("GET", "/api/v1/jobs/.hidden") == asked == 0
 
 
+def test_an_output_that_is_open_is_kept_up_to_date(world: World) -> None:
+    world.service.make_job("printing", status="running", output="one\n")
+    with world.following("jobs/printing/output.log") as shown:
+        wait_until(lambda: shown() == "one\n", 20)
+        world.service.dev("jobs/printing", {"output": "one\ntwo\n"})
+        wait_until(lambda: shown() == "one\ntwo\n", 20)
+        world.service.dev("jobs/printing", {"output": "new\n"})
+        wait_until(lambda: shown().endswith("new\n"), 20)
+
+
+def test_refreshing_asks_for_the_list_of_jobs_as_well(world: World) -> None:
+    world.sh("ls jobs")
+    asked = world.proxy.counts["GET", "/api/v1/jobs"]
+    world.user.command("refresh", world.path)
+    assert world.proxy.counts["GET", "/api/v1/jobs"] == asked + 1
+
+
 def test_one_stream_however_many_readers_and_none_when_they_have_gone(world: World) -> None:
     world.service.make_job("shared", status="running")
     world.service.print_output("shared", "x\n")

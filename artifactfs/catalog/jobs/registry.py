@@ -11,6 +11,7 @@ that a job has ended is never taken back.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Mapping
@@ -25,7 +26,7 @@ from artifactfs.catalog.jobs.live import LINGER_S, LiveLogs
 from artifactfs.catalog.jobs.shelf import JOBS, Shelf
 from artifactfs.catalog.refresh import Refresher
 from artifactfs.clock import SYSTEM_CLOCK, Clock
-from artifactfs.errors import Gone, Unsupported
+from artifactfs.errors import Gone, RemoteError, Unsupported
 from artifactfs.job import Change, Job, lacks_beginning, with_beginning
 
 ASK_WAIT_S = 2.0
@@ -37,6 +38,7 @@ class Source(documents.Source, following.Source, Protocol):
 
     def list(self) -> Iterable[Job]: ...
     def projects(self) -> Iterable[str]: ...
+    def has_project(self, project: str) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,10 @@ class Jobs:
         self._named_projects: dict[str, None] = {}
         self._listed: dict[str, Job] = {}
         self._listed_projects: dict[str, None] = {}
-        self.lists_projects = True
+        self._lists_projects = True
+        self._was_listed = False
         self._remembered = False
-        self._refresher = Refresher(self._list_once, ttl_s=ttl_s, clock=clock)
+        self._refresher = Refresher(self._list_once, ttl_s=ttl_s, what="jobs", clock=clock)
         self.documents = Documents(source, self._shelf, self._has_ended, self._on_page, clock)
         self.logs = LiveLogs(source, self._shelf, self.note, linger_s=linger_s, poll_s=poll_s)
 
@@ -102,8 +105,8 @@ class Jobs:
         return self._refresher.freshen(wait_s)
 
     def refresh(self, wait_s: float) -> bool:
-        """Have the service asked for its list now."""
-        return self._refresher.refresh(wait_s)
+        """Have the service asked for its list now, if anybody has ever wanted it."""
+        return not self._was_listed or self._refresher.refresh(wait_s)
 
     def ask(self, job_id: str, wait_s: float = ASK_WAIT_S) -> Job | None:
         """The job of this id as the service knows it now, None if it knows none.
@@ -119,10 +122,25 @@ class Jobs:
         self.note(job)
         return job
 
-    def ask_project(self, project: str, wait_s: float = ASK_WAIT_S) -> bool:
-        """Whether there is such a project, as far as the service lists them."""
+    def ask_project(self, project: str, wait_s: float = ASK_WAIT_S) -> None:
+        """Find out about a project that is not known, for a bounded time.
+
+        Where the service lists none, one that has events is there.
+        """
         self._refresher.ask(wait_s)
-        return project in self._known.projects
+        if self._lists_projects or project in self._known.projects:
+            return
+
+        def probe() -> None:
+            with contextlib.suppress(RemoteError):
+                if self._source.has_project(project):
+                    with self._lock:
+                        self._named_projects[project] = None
+                        self._publish()
+
+        thread = threading.Thread(target=probe, name="artifactfs-probe", daemon=True)
+        thread.start()
+        thread.join(wait_s)
 
     def look(self, job_id: str, wait_s: float = ASK_WAIT_S) -> None:
         """Bring the job, its tasks and its logs up to date.
@@ -197,8 +215,9 @@ class Jobs:
         try:
             projects = dict.fromkeys(self._source.projects())
         except Unsupported:
-            self.lists_projects = False
+            self._lists_projects = False
         with self._lock:
+            self._was_listed = True
             for job_id, job in jobs.items():
                 before = self._listed.get(job_id) or self._named.get(job_id)
                 if before is not None and before.ended and not job.ended:

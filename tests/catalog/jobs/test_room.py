@@ -291,6 +291,11 @@ def test_a_service_without_lists_remembers_what_was_looked_up(
     assert not room.known.jobs
     assert room.freshen(10.0)
     assert "named" in room.known.jobs
+    room.ask_project("has-a-stream", 5.0)
+    assert "has-a-stream" in room.known.projects
+    proxy.break_with(path="/projects/has-none/stream", status=404, times=99)
+    room.ask_project("has-none", 5.0)
+    assert "has-none" not in room.known.projects
 
 
 def test_a_list_names_jobs_and_projects_and_no_end_is_taken_back(
