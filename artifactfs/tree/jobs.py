@@ -152,17 +152,29 @@ class StillDirectory(SameByNumber, Directory):
         self._rooms.jobs.refresh(commands.REFRESH_WAIT_S)
 
 
-class JobsDirectory(StillDirectory):
+class ListedDirectory(StillDirectory):
+    """One that shows what the service lists of jobs."""
+
+    __slots__ = ()
+
+    @property
+    def lifetime_s(self) -> float:
+        return DIRECTORY_LIFETIME_S
+
+    def is_fresh(self) -> bool:
+        return self._rooms.jobs.is_fresh()
+
+    def freshen(self) -> None:
+        self._rooms.jobs.freshen(FRESHEN_WAIT_S)
+
+
+class JobsDirectory(ListedDirectory):
     """``jobs/``."""
 
     __slots__ = ()
 
     def __init__(self, rooms: JobRooms) -> None:
         super().__init__(rooms, JOBS)
-
-    @property
-    def lifetime_s(self) -> float:
-        return DIRECTORY_LIFETIME_S
 
     def find(self, name: str) -> Node | None:
         job_id = self._rooms.job_id(name)
@@ -179,12 +191,6 @@ class JobsDirectory(StillDirectory):
         if job_id is None or self._rooms.jobs.ask(job_id, LOOK_WAIT_S) is None:
             return None
         return JobDirectory(self._rooms, job_id)
-
-    def is_fresh(self) -> bool:
-        return self._rooms.jobs.is_fresh()
-
-    def freshen(self) -> None:
-        self._rooms.jobs.freshen(FRESHEN_WAIT_S)
 
     def entries(self) -> Sequence[Entry]:
         ids = tuple(self._rooms.jobs.known.jobs)

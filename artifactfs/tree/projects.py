@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from artifactfs.tree import commands
 from artifactfs.tree.inodes import fixed_ino
 from artifactfs.tree.jobs import (
     DIRECTORY_LIFETIME_S,
-    FRESHEN_WAIT_S,
     JOBS,
     LOOK_WAIT_S,
     JobRooms,
+    ListedDirectory,
     StillDirectory,
     TextLink,
 )
@@ -31,17 +30,13 @@ PROJECTS = "projects"
 _EVENTS = "events.jsonl"
 
 
-class ProjectsDirectory(StillDirectory):
+class ProjectsDirectory(ListedDirectory):
     """``projects/``."""
 
     __slots__ = ()
 
     def __init__(self, rooms: JobRooms) -> None:
         super().__init__(rooms, PROJECTS)
-
-    @property
-    def lifetime_s(self) -> float:
-        return DIRECTORY_LIFETIME_S
 
     def find(self, name: str) -> Node | None:
         known = self._rooms.jobs.known.projects
@@ -60,21 +55,11 @@ class ProjectsDirectory(StillDirectory):
             self._rooms.jobs.ask_project(project, LOOK_WAIT_S)
         return self.find(name)
 
-    def is_fresh(self) -> bool:
-        return self._rooms.jobs.is_fresh()
-
-    def freshen(self) -> None:
-        self._rooms.jobs.freshen(FRESHEN_WAIT_S)
-
     def entries(self) -> Sequence[Entry]:
         return [
             Entry(safe_name(one), ProjectDirectory(self._rooms, one))
             for one in self._rooms.jobs.known.projects
         ]
-
-    def set_xattr(self, name: str, value: bytes) -> None:
-        super().set_xattr(name, value)
-        self._rooms.jobs.refresh(commands.REFRESH_WAIT_S)
 
 
 class ProjectDirectory(StillDirectory):
@@ -117,7 +102,7 @@ class ProjectDirectory(StillDirectory):
         return 1
 
 
-class ProjectJobsDirectory(StillDirectory):
+class ProjectJobsDirectory(ListedDirectory):
     """``projects/<name>/jobs/``."""
 
     __slots__ = ("_path", "_project")
@@ -131,12 +116,6 @@ class ProjectJobsDirectory(StillDirectory):
         job_id = self._rooms.job_id(name)
         job = self._rooms.jobs.known.jobs.get(job_id) if job_id is not None else None
         return self._link(job.id) if job is not None and job.project == self._project else None
-
-    def is_fresh(self) -> bool:
-        return self._rooms.jobs.is_fresh()
-
-    def freshen(self) -> None:
-        self._rooms.jobs.freshen(FRESHEN_WAIT_S)
 
     def entries(self) -> Sequence[Entry]:
         return [

@@ -8,8 +8,9 @@ costs nothing more. What was put together stays on disk (``logs``) for as long a
 
 A *following* belongs to what is followed, a job or a project, and counts its readers.
 `LiveLogs._lock` guards which logs are open, who reads them and which threads run; nothing is asked
-and no file is touched while it is held. What a log takes in, it takes in under its own lock, one
-change at a time.
+and no file is touched while it is held. (`_opening` is held while a log is opened, so that none is
+twice; `_wake` guards what the keeper waits for.) What a log takes in, it takes in under its own
+lock, one change at a time.
 
 One thread, the keeper, ends the streams that nobody reads any more, and sweeps the shelf.
 """
@@ -22,7 +23,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from artifactfs.catalog.jobs.following import POLL_S, JobFollower, ProjectFollower, Source
 from artifactfs.catalog.jobs.logs import Log
@@ -42,6 +43,9 @@ LIVE = "live.log"
 EVENTS = "events.jsonl"
 
 _log = logging.getLogger(__name__)
+
+
+L = TypeVar("L", bound="Written")
 
 
 class Written(ABC):
@@ -185,17 +189,14 @@ class Following:
         self.begun = threading.Event()  # something was taken in, or will not be
         self.follower = follower
         self.thread = threading.Thread(target=self._run, name="artifactfs-follow", daemon=True)
-        self.failure: BaseException | None = None
         self._name = name
 
     def _run(self) -> None:
         try:
             self.follower.run()
         except ArtifactfsError as error:
-            self.failure = error
             _log.warning("%s is not followed any more: %s", self._name, error)
-        except Exception as error:  # noqa: BLE001 - its thread ends here, and the log says why
-            self.failure = error
+        except Exception:  # noqa: BLE001 - its thread ends here, and the log says why
             _log.exception("%s is not followed any more", self._name)
         finally:
             self.begun.set()
@@ -225,6 +226,7 @@ class LiveLogs:
         self._followings: dict[tuple[str, str], Following] = {}
         self._wake = threading.Condition()
         self._closed = False
+        self._released = False
         self._keeper: threading.Thread | None = None
 
     def start(self) -> None:
@@ -267,16 +269,9 @@ class LiveLogs:
 
     def job(self, job_id: str) -> JobLog:
         """The job's log. Raises `OSError`."""
-        found = self._jobs.get(job_id)
-        if found is not None:
-            return found
-        with self._opening:
-            found = self._jobs.get(job_id)
-            if found is None:
-                found = JobLog(self._shelf, job_id)
-                with self._lock:
-                    self._jobs[job_id] = found
-                self._close_idle(found)
+        found = self._opened(self._jobs, job_id, lambda: JobLog(self._shelf, job_id))
+        if len(self._jobs) > MOST_IDLE:
+            self._close_idle(found)
         return found
 
     def glance(self, change: Change, seen: object) -> None:
@@ -347,16 +342,7 @@ class LiveLogs:
 
     def project(self, project: str) -> ProjectLog:
         """The project's log. Raises `OSError`."""
-        found = self._projects.get(project)
-        if found is not None:
-            return found
-        with self._opening:
-            found = self._projects.get(project)
-            if found is None:
-                found = ProjectLog(self._shelf, project)
-                with self._lock:
-                    self._projects[project] = found
-        return found
+        return self._opened(self._projects, project, lambda: ProjectLog(self._shelf, project))
 
     def open_project(self, project: str, wait_s: float) -> Callable[[], None]:
         """Follow the project from now on, until what is returned is called. Raises `OSError`."""
@@ -375,6 +361,18 @@ class LiveLogs:
             return following
 
         return _once(self._open((PROJECTS, project), make, wait_s))
+
+    def _opened(self, table: dict[str, L], key: str, make: Callable[[], L]) -> L:
+        found = table.get(key)
+        if found is not None:
+            return found
+        with self._opening:
+            found = table.get(key)
+            if found is None:
+                found = make()
+                with self._lock:
+                    table[key] = found
+        return found
 
     # Followings
 
@@ -397,6 +395,7 @@ class LiveLogs:
                 following.readers -= 1
                 following.idle_since_s = time.monotonic()
             with self._wake:
+                self._released = True
                 self._wake.notify_all()
 
         return release
@@ -409,10 +408,11 @@ class LiveLogs:
                 self._shelf.sweep()
                 swept_s = time.monotonic()
             with self._wake:
-                if not self._closed:
+                if not self._closed and not self._released:
                     self._wake.wait(pause_s)
+                self._released = False
 
-    def _end_idle(self) -> float | None:
+    def _end_idle(self) -> float:
         """End what nobody reads any more; how long until the next has been idle for long enough."""
         now_s = time.monotonic()
         ended: list[tuple[tuple[str, str], Following]] = []

@@ -100,9 +100,8 @@ class Shelf:
         places = []
         for kind in (JOBS, PROJECTS):
             for place in _scan(self._root / kind):
-                files = [file for file in place.rglob("*") if file.is_file()]
                 with contextlib.suppress(OSError):  # another mount may be sweeping as well
-                    stats = [file.stat() for file in files]
+                    stats = [file.stat() for file in place.rglob("*") if file.is_file()]
                     used = max((one.st_mtime for one in stats), default=0.0)
                     places.append((used, sum(one.st_blocks * 512 for one in stats), place))
         left_bytes = sum(size for _, size, _ in places)
