@@ -32,7 +32,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.jobs import Document, Jobs, Page
 from artifactfs.clock import Clock
-from artifactfs.errors import RemoteError
+from artifactfs.errors import RemoteError, TimedOut
 from artifactfs.job import Job, Task
 from artifactfs.tree import commands, xattrs
 from artifactfs.tree.artifact_files import nanoseconds
@@ -258,7 +258,12 @@ class JobDirectory(StillDirectory):
     def look_up(self, name: str) -> Node | None:
         which = _DOCUMENTS.get(name)
         if which is not None:
-            page = self._rooms.jobs.documents.get(self._id, which, LOOK_WAIT_S)
+            try:
+                page = self._rooms.jobs.documents.get(self._id, which, LOOK_WAIT_S)
+            except TimedOut:
+                if which is Document.RESULT:
+                    raise
+                return self._document(name)  # it is there, and on its way: opening it waits longer
             return self._document(name) if page.data is not None else None
         if name in (_LIVE, _TASKS):
             self._rooms.jobs.look(self._id, LOOK_WAIT_S)
@@ -344,7 +349,9 @@ class DocumentFile(SameByNumber, File):
     def open(self, flags: int) -> Handle:
         refuse_writing(flags)
         rooms, job_id, which = self._rooms, self._id, self._which
-        last = rooms.jobs.documents.get(job_id, which, OPEN_WAIT_S)
+        known = rooms.jobs.documents.peek(job_id, which) is not None
+        wait_s = LOOK_WAIT_S if known else OPEN_WAIT_S
+        last = rooms.jobs.documents.get(job_id, which, wait_s)
         rooms.open_document(job_id, which, 1)
 
         def newest() -> bytes:
@@ -465,7 +472,7 @@ class TaskFile(SameByNumber, File):
 
     def open(self, flags: int) -> Handle:
         refuse_writing(flags)
-        self._rooms.jobs.documents.get(self._id, Document.TASKS, OPEN_WAIT_S)
+        self._rooms.jobs.documents.get(self._id, Document.TASKS, LOOK_WAIT_S)
         return TextHandle(self._text, lambda: None)
 
     def _text(self) -> bytes:

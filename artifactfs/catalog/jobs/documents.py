@@ -10,7 +10,8 @@ for `RUNNING_S`, or for five times as long as the service took to give it. That 
 is believed for as long; so is a refusal, so that a name that nobody knows does not cost a request
 each time a program looks for it.
 
-A service that has not answered is not waited for again within `TROUBLE_S`: what was known is shown.
+A service that has not answered is not waited for again within `TROUBLE_S`, unless it answers
+meanwhile: what was known is shown.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ class Documents:
         try:
             return flight.result(max(0.0, end_s - self._clock.monotonic_s()))
         except FutureTimeoutError:
-            self._trouble_until_s = self._clock.monotonic_s() + TROUBLE_S
+            if which is not Document.OUTPUT:  # that may be long
+                self._trouble_until_s = self._clock.monotonic_s() + TROUBLE_S
             error: RemoteError = TimedOut(f"{which} of the job {job_id}: no answer in time")
         except (Unreachable, TimedOut, Cancelled) as failure:
             error = failure
@@ -214,15 +216,15 @@ class Documents:
             if refused is not None:
                 done.set_exception(refused.with_traceback(None))
                 return done
-            flight = self._flights.get(key)
-            if flight is not None:
-                return flight
             if self._closed or not self._threads:
                 done.set_exception(Cancelled("the mount is ending"))
                 return done
             if self.in_trouble:
                 done.set_exception(Unreachable("the service does not answer now"))
                 return done
+            flight = self._flights.get(key)
+            if flight is not None:
+                return flight
             self._flights[key] = done
         self._errands.put(key)
         return done
@@ -237,8 +239,10 @@ class Documents:
                 failure = error
             with self._lock:
                 flight = self._flights.pop(key)
-                if page is not None and page.size_bytes <= MEMORY_BYTES:
-                    self._pages[key] = page
+                if page is not None:
+                    self._trouble_until_s = float("-inf")
+                    if page.size_bytes <= MEMORY_BYTES:
+                        self._pages[key] = page
                 elif isinstance(failure, Unreachable | TimedOut):
                     self._trouble_until_s = self._clock.monotonic_s() + TROUBLE_S
                 elif isinstance(failure, RemoteError):
