@@ -9,8 +9,8 @@ wired here and nowhere else.
     kernel ── drives ─────────────────▶ tree
 
 There are two users. A `Mount` has every room and lives as long as its mount point. A `Client` has
-what a single command needs (`ls`, `put`, `get`, `cache`), and starts a thread only for what it
-does.
+what a single command needs (`ls`, `put`, `get`, `cache`, `watch`), and starts a thread only for
+what it does.
 
 Nothing here starts before `Mount.run` or `Client.__enter__`: a daemon forks first. A mount ends in
 the order that loses nothing: the mount point goes (no new writes), pending uploads get their time,
@@ -29,7 +29,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -40,6 +40,15 @@ from artifactfs import __version__
 from artifactfs.artifact import Artifact
 from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
+from artifactfs.catalog.jobs import (
+    Jobs,
+    Watch,
+    Watched,
+    follow_log,
+    pretty,
+    read_log,
+    read_result,
+)
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
@@ -61,7 +70,7 @@ from artifactfs.kernel.mounting import (
 )
 from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
-from artifactfs.supervisor import NOBODY, Supervisor, Watch
+from artifactfs.supervisor import NOBODY, Conversation, Supervisor
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
@@ -70,6 +79,7 @@ __all__ = [
     "Client",
     "Mount",
     "Mounted",
+    "Watched",
     "abort",
     "clean_stale",
     "doctor",
@@ -101,7 +111,7 @@ def _open_service(config: Config) -> Service:
         config.token,
         config.http,
         external_allow_private=config.external.allow_private,
-        pool_size=config.read.connections + config.upload.connections + 4,
+        pool_size=config.read.connections + config.upload.connections + 16,
     )
 
 
@@ -248,6 +258,34 @@ class Client:
         finally:
             content.close()
 
+    def log(self, job_id: str, write: Callable[[str], None]) -> None:
+        """Write what a job has printed so far. Raises `Gone`, `NotAllowed`."""
+        read_log(self._service.jobs, job_id, write)
+
+    def follow_log(
+        self, job_id: str, write: Callable[[str], None], *, cancelled: threading.Event
+    ) -> None:
+        """Write what a job prints, until it has ended. Raises `Cancelled` once that is set."""
+        follow_log(self._service.jobs, job_id, write, cancelled)
+
+    def result(
+        self, job_id: str, *, raw: bool, wait: bool, cancelled: threading.Event
+    ) -> bytes | None:
+        """A job's result as the service sent it, or set out for people; None if there is none."""
+        found = read_result(self._service.jobs, job_id, wait=wait, cancelled=cancelled)
+        return found if raw or found is None else pretty(found)
+
+    def watch(
+        self,
+        job_ids: Sequence[str],
+        project: str | None,
+        tell: Callable[[Watched], None],
+        *,
+        cancelled: threading.Event,
+    ) -> list[Watched]:
+        """Tell of every change of these jobs, or of a project's, until all have ended."""
+        return Watch(self._service.jobs, job_ids, project).run(tell, cancelled)
+
     def cached(self) -> tuple[list[CachedContent], dict[str, list[str]], RemoteError | None]:
         """What lies in the cache, the last used first, and the names of each by its key.
 
@@ -324,13 +362,26 @@ class Mount:
                 on_change=lambda path: tree.drop_changed(path),
                 audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
+            jobs = Jobs(
+                self._service.jobs,
+                self._config.cache.directory,
+                origin=self._service.origin,
+                ttl_s=self._config.list.ttl_s,
+            )
             tree = ArtifactTree(
-                catalog, store, outbox, facts=self._facts, on_leave=self._leave_at_once
+                catalog,
+                store,
+                outbox,
+                facts=self._facts,
+                jobs=jobs,
+                on_leave=self._leave_at_once,
             )
             store.start()
             closing.callback(store.close)
             catalog.start()
             closing.callback(catalog.close)
+            jobs.start()
+            closing.callback(jobs.close)
             outbox.start()
             closing.callback(outbox.close, _CLOSE_S)
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
@@ -338,7 +389,7 @@ class Mount:
             closing.callback(tree.close)
             if self._config.metrics.listen:
                 closing.enter_context(Exposition(self._config.metrics.listen, tree.metrics))
-            watch = Watch(
+            watch = Conversation(
                 supervisor,
                 answers=lambda: answers(self.mountpoint),
                 says=lambda: _in_words(catalog, outbox),
@@ -366,7 +417,7 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox, watch: Watch) -> None:
+    def _drain(self, outbox: Outbox, watch: Conversation) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending()
         if not files:

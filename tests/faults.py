@@ -28,6 +28,8 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", 
 class Fault:
     """What happens to a request. All offsets count in the answer's body.
 
+    It is meant if `path` is in its path, or is the `whole` of it.
+
     `delay_s` comes before anything else; `status` answers instead of the service; `reset_after` and
     `end_after` cut the connection, hard or softly; `stall_after` stops sending until the proxy
     closes; `flip_at` changes one bit; `drop_range` asks the service for the whole.
@@ -35,6 +37,7 @@ class Fault:
 
     method: str = ""
     path: str = ""
+    whole: bool = False
     times: int = 1
     skip: int = 0
     delay_s: float = 0.0
@@ -49,7 +52,8 @@ class Fault:
     lose_answer: bool = False
 
     def matches(self, method: str, path: str) -> bool:
-        return self.method in ("", method) and self.path in path
+        fits = self.path == path if self.whole else self.path in path
+        return self.method in ("", method) and fits
 
 
 class FaultProxy:

@@ -57,10 +57,12 @@ class Refresher:
         act: Callable[[], None],
         *,
         ttl_s: float,
+        what: str = "artifacts",
         clock: Clock = SYSTEM_CLOCK,
         retry_first_s: float = RETRY_FIRST_S,
     ) -> None:
         self._act = act
+        self._what = what
         self._ttl_s = ttl_s
         self._clock = clock
         self._retry_first_s = retry_first_s
@@ -79,12 +81,13 @@ class Refresher:
         self._failure: Exception | None = None
         self._failures = 0
 
-    def start(self) -> None:
-        """Start the thread, and with it the first flight."""
+    def start(self, *, at_once: bool = True) -> None:
+        """Start the thread, and with it the first flight, or that when somebody wants news."""
         with self._changed:
             if self._thread is not None or self._closed:
                 return
-            self._ordered = max(self._ordered, 1)
+            if at_once:
+                self._ordered = max(self._ordered, 1)
             self._thread = threading.Thread(
                 target=self._run, name="artifactfs-listing", daemon=True
             )
@@ -239,6 +242,6 @@ class Refresher:
             self._changed.notify_all()
             closed = self._closed
         if first_trouble and not closed:
-            _log.warning("the listing could not be refreshed, the last one stays: %s", failure)
+            _log.warning("the %s could not be listed, the last list stays: %s", self._what, failure)
         elif over:
-            _log.info("the service lists its artifacts again")
+            _log.info("the service lists its %s again", self._what)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -23,12 +24,17 @@ from artifactfs.config import load
 from artifactfs.errors import ConfigError
 
 if TYPE_CHECKING:
+    from artifactfs.controller.program import ProgramJob
     from artifactfs.controller.testing import LocalController
 
 DEMO_FILES = {
     "hello.txt": "Hello from artifactfs.\n",
     "results/a.csv": "n,square\n" + "".join(f"{n},{n * n}\n" for n in range(1000)),
 }
+JOB = "demo-job"
+EPOCH_S = 0.5
+LOOK_S = 0.1
+QUIET = 5
 
 
 def _need_server() -> None:
@@ -88,18 +94,23 @@ def serve(
 @click.option(
     "--exit", "leave", is_flag=True, help="Undo everything at once, to see that it works."
 )
-def demo(mountpoint: Path | None, leave: bool) -> None:
+@click.option("--job", "with_job", is_flag=True, help="Run a small program as a job as well.")
+def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
     """Start a service with a few artifacts, mount it, and show what to try.
+
+    With --job, a small Python program runs as a job: its output can be followed, its first attempt
+    fails and is tried again, and it leaves a result and an artifact.
 
     Everything lies in a temporary directory; Ctrl-C unmounts and removes all of it.
 
     \b
     Examples:
       artifactfs demo
-      artifactfs demo ~/demo
+      artifactfs demo --job ~/demo
       artifactfs demo --exit
     """
     _need_server()
+    from artifactfs.controller.program import ProgramJob
     from artifactfs.controller.testing import LocalController
 
     ended = threading.Event()
@@ -116,10 +127,16 @@ def demo(mountpoint: Path | None, leave: bool) -> None:
             service.dev("artifacts", {"artifacts": made})
             place = mountpoint or home / "artifacts"
             place.mkdir(exist_ok=True)
+            job = ProgramJob(service, JOB, home / "job", pause_s=0.0 if leave else EPOCH_S)
             with _mounted(home, service, place):
-                click.echo(_introduction(place))
-                if not leave:
-                    ended.wait()
+                try:
+                    click.echo(_introduction(place, service if with_job else None))
+                    if with_job:
+                        _run(job, place / "jobs" / JOB / "live.log", show=leave)
+                    if not leave:
+                        ended.wait()
+                finally:
+                    job.close()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -149,12 +166,37 @@ def _mounted(home: Path, service: LocalController, place: Path) -> Iterator[None
         command("unmount", "--timeout", "10")
 
 
-def _introduction(place: Path) -> str:
+def _run(job: ProgramJob, log: Path, *, show: bool) -> None:
+    """Run a job; `show` what its log says until it has ended."""
+    job.make()
+    if not show:
+        job.start()
+        return
+    with log.open() as file:
+        job.start()
+        quiet = 0
+        while quiet < QUIET:
+            text = file.read()
+            click.echo(text, nl=False)
+            quiet = quiet + 1 if job.wait(LOOK_S) and not text else 0
+            time.sleep(LOOK_S)
+
+
+def _introduction(place: Path, service: LocalController | None) -> str:
+    more = ""
+    if service is not None:
+        job = f"{place}/jobs/{JOB}"
+        where = f"ARTIFACTFS_URL={service.url} ARTIFACTFS_TOKEN_FILE={service.data}/token"
+        more = f"""
+  tail -n +1 -f {job}/live.log
+  cat {job}/result.json
+  {where} artifactfs watch {JOB}
+"""
     return f"""A service runs on this machine, and its artifacts are mounted at {place}
 
   ls -l {place}/artifacts
   head {place}/artifacts/results/a.csv
   cp SOMETHING {place}/drop/
   artifactfs status {place}
-
+{more}
 Ctrl-C ends the demo and removes everything it made."""

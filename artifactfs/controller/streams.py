@@ -30,7 +30,7 @@ from artifactfs.controller.index import Change, Database, Index
 from artifactfs.controller.jobs import Job, Jobs
 
 KEPT_EVENTS = 10_000
-RETRY_MS = 1000
+RETRY_MS = 250
 MOST_WATCHED = 1000
 
 

@@ -22,7 +22,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -220,14 +220,20 @@ class Operations:
 
     def getxattr(self, path: str, name: str) -> bytes:
         """getxattr(2)."""
-        value = self.find(path).xattrs().get(name)
+        value = self._xattrs(path).get(name)
         if value is None:
             refuse(NO_ATTRIBUTE)
         return bytes(value)
 
     def listxattr(self, path: str) -> list[str]:
         """listxattr(2)."""
-        return list(self.find(path).xattrs())
+        return list(self._xattrs(path))
+
+    def _xattrs(self, path: str) -> Mapping[str, bytes]:
+        node = self.find(path)
+        if not node.knows_xattrs:
+            node.learn_xattrs()
+        return node.xattrs()
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """setxattr(2)."""

@@ -6,17 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, urljoin
-
-import requests
+from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
-from artifactfs.errors import BadAnswer, Unsupported
+from artifactfs.errors import Unsupported
 from artifactfs.remote import wire
+from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
-
-PAGE = 1000
-MOST_PAGES = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +31,10 @@ class ArtifactsApi:
 
     def list(self, *, deadline_s: float | None = None) -> Iterator[Artifact]:
         """Every artifact, page by page, in the service's order."""
-        path: str = "artifacts"
-        params: dict[str, str] | None = {"limit": str(PAGE)}
-        seen: set[str] = set()
-        for _ in range(MOST_PAGES):
-            document, headers = self._session.json(
-                "GET", path, params=params, deadline_s=deadline_s
-            )
-            page = wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
-            yield from wire.artifacts(page.entries)
-            following = requests.utils.parse_header_links(headers.get("Link", ""))
-            link = next((one["url"] for one in following if one.get("rel") == "next"), None)
-            if page.cursor is not None:
-                params = {"limit": str(PAGE), "cursor": page.cursor}
-                mark = page.cursor
-            elif link is not None:
-                path, params, mark = urljoin(self._session.absolute("artifacts"), link), None, link
-            else:
-                return
-            if mark in seen:
-                raise BadAnswer("GET /artifacts: the same page comes again and again")
-            seen.add(mark)
+        for entries in pages(
+            self._session, "artifacts", wire.ARTIFACT_LISTS, deadline_s=deadline_s
+        ):
+            yield from wire.artifacts(entries)
 
     def probe(self) -> datetime | None:
         """Ask for one artifact, to see whether service and token are in order.

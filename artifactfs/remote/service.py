@@ -9,13 +9,17 @@ from artifactfs.config import HttpConfig
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.download import Downloader
 from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.jobs import JobsApi
 from artifactfs.remote.session import Session
 from artifactfs.remote.uploads import UploadsApi
 from artifactfs.token import TokenSource
 
 
 class Service:
-    """One service under one token: `artifacts` lists, `downloads` reads, `uploads` sends."""
+    """One service under one token: `artifacts` lists, `downloads` reads, `uploads` sends.
+
+    `jobs` tells of jobs and projects.
+    """
 
     def __init__(
         self,
@@ -34,6 +38,7 @@ class Service:
         self.url = url
         self.origin = self._session.origin
         self.artifacts = ArtifactsApi(self._session)
+        self.jobs = JobsApi(self._session)
         self.uploads = UploadsApi(self._session)
         self.downloads = Downloader(self._session, self.artifacts, guard)
 

@@ -196,15 +196,40 @@ class Session:
         cancelled: threading.Event | None = None,
     ) -> tuple[Any, Mapping[str, str]]:
         """Call the service and return its JSON and its headers, after retries."""
+        answered, headers = self.body(
+            method,
+            path,
+            body=body,
+            params=params,
+            optional=optional,
+            deadline_s=deadline_s,
+            cancelled=cancelled,
+            read=lambda data: wire.parse(data, f"{method} {path}"),
+        )
+        return answered, headers
 
-        def attempt() -> tuple[Any, Mapping[str, str]]:
+    def body(
+        self,
+        method: str,
+        path: str,
+        *,
+        read: Callable[[bytes], T],
+        body: Any = None,
+        params: Mapping[str, str] | None = None,
+        optional: bool = False,
+        deadline_s: float | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> tuple[T, Mapping[str, str]]:
+        """Call the service and return what `read` makes of the body, and its headers."""
+
+        def attempt() -> tuple[T, Mapping[str, str]]:
             with self.open(
                 method, self.absolute(path), json=body, params=params, optional=optional
             ) as response:
                 data = response.raw.read(MOST_ANSWER_BYTES + 1)
                 if len(data) > MOST_ANSWER_BYTES:
                     raise BadAnswer(f"{method} {path}: the answer is too large")
-                return wire.parse(data, f"{method} {path}"), response.headers
+                return read(data), response.headers
 
         return self.run(attempt, deadline_s=deadline_s, cancelled=cancelled)
 

@@ -1,5 +1,7 @@
 """The service's JSON, whatever shape it has, and the only place that looks at it.
 
+(What concerns jobs stands on a second leaf, ``wire_jobs``.)
+
 Documented are few shapes; what stands here is what the client asks for and everything it must also
 accept (other key names, wrapped or bare lists, times in several forms). What is missing and needed
 raises `BadAnswer` that names the field, so that nobody guesses on. Nothing here talks to the

@@ -6,6 +6,7 @@
   number: pure, fed with what left and what came;
 * ``artifacts`` and ``artifact_files`` are ``artifacts/``, ``by-id/`` and ``by-sha256/``;
 * ``outbox`` is ``drop/``, ``control`` is ``.artifactfs/``;
+* ``jobs`` and ``projects`` are what they are called, ``texts`` the files in them that change;
 * ``xattrs`` says what extended attributes show, ``commands`` what setting one does;
 * ``root`` puts it together as the `ArtifactTree`; ``rooms`` says what it needs of the others.
 """

@@ -6,7 +6,8 @@ say what it numbers, so that kinds cannot collide with each other:
     00  an artifact             61 bits of the xxh3-64 of its id
     01  a directory of names    61 bits of the xxh3-64 of its path
     10  an entry of ``drop/``   its id in the journal, and whether it is a folder
-    11  what is always there    61 bits of the xxh3-64 of its path (``.artifactfs/version``)
+    11  what is always there,   61 bits of the xxh3-64 of its path (``.artifactfs/version``),
+        jobs and projects       ids as the service has them in it
 
 Two artifacts whose hashes are equal are unlikely (2^-61 for a pair), and an inode shared by two
 contents would serve one's bytes as the other's. So whoever comes second gets a hash with another

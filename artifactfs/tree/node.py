@@ -130,6 +130,15 @@ class Node(ABC):
         """All extended attributes by their full name (``user.artifactfs.id``). At once."""
         return {}
 
+    @property
+    def knows_xattrs(self) -> bool:
+        """Whether `xattrs` has all there is, without `learn_xattrs`. At once."""
+        return True
+
+    def learn_xattrs(self) -> None:
+        """Find out what `xattrs` lacks, for a bounded time; never fails. May wait."""
+        return
+
     def set_xattr(self, name: str, value: bytes) -> None:
         """Carry out a command that is spelled as an attribute. May wait."""
         _ = value

@@ -1,7 +1,7 @@
 """The root directory, and the tree that ``kernel`` drives.
 
-Everything that the root shows is always there. ``jobs/`` and ``projects/`` will stand beside it:
-`Root` takes whatever directories it is given.
+Everything that the root shows is always there. ``jobs/`` and ``projects/`` stand in it if the tree
+is given the room that knows of them.
 
 `ArtifactTree` listens to the catalog and passes on to its own listeners which names have changed
 their meaning, on the catalog's thread. What comes and goes in ``drop/`` the outbox tells to
@@ -14,12 +14,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from artifactfs.catalog import Catalog, Snapshot
+from artifactfs.catalog.jobs import Jobs
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.tree import commands
 from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.artifacts import BY_ID, BY_SHA256, Artifacts
 from artifactfs.tree.control import CONTROL, Control, ControlDirectory, Facts
 from artifactfs.tree.inodes import ROOT_INO, SameByNumber
+from artifactfs.tree.jobs import JOBS, JobRooms, JobsDirectory
 from artifactfs.tree.node import (
     FOREVER_S,
     Attributes,
@@ -31,6 +33,7 @@ from artifactfs.tree.node import (
     Space,
 )
 from artifactfs.tree.outbox import DROP, Drop
+from artifactfs.tree.projects import PROJECTS, ProjectsDirectory
 from artifactfs.tree.rooms import Outbox, Store
 
 ARTIFACTS = "artifacts"
@@ -42,7 +45,7 @@ Listener = Callable[[EntryChanged], None]
 class Root(SameByNumber, Directory):
     """What is mounted."""
 
-    __slots__ = ("_catalog", "_directories", "_made_ns", "_on_leave", "ino")
+    __slots__ = ("_catalog", "_directories", "_jobs", "_made_ns", "_on_leave", "ino")
 
     ino: int
 
@@ -52,12 +55,14 @@ class Root(SameByNumber, Directory):
         catalog: Catalog,
         made_ns: int,
         on_leave: Callable[[bool], None],
+        jobs: Jobs | None,
     ) -> None:
         self.ino = ROOT_INO
         self._directories = directories
         self._catalog = catalog
         self._made_ns = made_ns
         self._on_leave = on_leave
+        self._jobs = jobs
 
     @property
     def lifetime_s(self) -> float:
@@ -82,6 +87,8 @@ class Root(SameByNumber, Directory):
             self._on_leave(commands.yes_or_no(name, value))
         else:
             commands.refresh_or_refuse(self._catalog, name)
+            if self._jobs is not None:
+                self._jobs.refresh(commands.REFRESH_WAIT_S)
 
 
 class ArtifactTree:
@@ -99,6 +106,7 @@ class ArtifactTree:
         outbox: Outbox,
         *,
         facts: Facts,
+        jobs: Jobs | None = None,
         on_leave: Callable[[bool], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
         sync_wait_s: float = SYNC_WAIT_S,
@@ -108,18 +116,18 @@ class ArtifactTree:
         self._artifacts = Artifacts(catalog, store, clock=clock)
         self._drop = Drop(outbox, catalog, sync_wait_s=sync_wait_s)
         self._control = control = Control(catalog, store, outbox, facts, clock)
-        self._root = Root(
-            {
-                ARTIFACTS: self._artifacts.by_name,
-                BY_ID: self._artifacts.by_id,
-                BY_SHA256: self._artifacts.by_sha256,
-                DROP: self._drop.root,
-                CONTROL: ControlDirectory(control, catalog, clock),
-            },
-            catalog,
-            nanoseconds(clock.now()),
-            on_leave,
-        )
+        directories: dict[str, Directory] = {
+            ARTIFACTS: self._artifacts.by_name,
+            BY_ID: self._artifacts.by_id,
+            BY_SHA256: self._artifacts.by_sha256,
+            DROP: self._drop.root,
+        }
+        if jobs is not None:
+            rooms = JobRooms(jobs, catalog, clock)
+            directories[JOBS] = JobsDirectory(rooms)
+            directories[PROJECTS] = ProjectsDirectory(rooms)
+        directories[CONTROL] = ControlDirectory(control, catalog, clock)
+        self._root = Root(directories, catalog, nanoseconds(clock.now()), on_leave, jobs)
         self._updating = threading.Lock()
         self._listening = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()

@@ -1,4 +1,4 @@
-"""What extended attributes say of an artifact and of an entry in ``drop/``.
+"""What extended attributes say of an artifact, of an entry in ``drop/`` and of a job.
 
 All are text. What is unknown is left out rather than empty. `cached` and `progress` are whole
 percents, rounded down, so that 100 means all of it. `metadata` is one JSON object of whatever else
@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Protocol
 
 from artifactfs.artifact import Artifact
+from artifactfs.job import Job, Task
 from artifactfs.tree.rooms import Entry, Usage
 
 PREFIX = "user.artifactfs."
@@ -49,6 +51,47 @@ def of_entry(entry: Entry) -> Mapping[str, bytes]:
             "artifact_id": entry.artifact_id,
             "sha256": entry.sha256,
             "waits_for_name": "1" if entry.waits_for_name else None,
+        }
+    )
+
+
+class Verdict(Protocol):
+    """What a job's result says of itself; `quality` goes from 0 to 1."""
+
+    @property
+    def quality(self) -> float | None: ...
+    @property
+    def completeness(self) -> str | None: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+def of_job(job: Job | None, verdict: Verdict | None) -> Mapping[str, bytes]:
+    """The attributes of a job's directory; those of its result are there once that is known."""
+    quality = verdict.quality if verdict is not None else None
+    if quality is None and job is not None:
+        quality = job.quality
+    return _encoded(
+        {
+            "status": job.status if job is not None else None,
+            "project": job.project if job is not None else None,
+            "error": job.error if job is not None else None,
+            "recommended_action": job.recommended_action if job is not None else None,
+            "result_quality": f"{quality:g}" if quality is not None else None,
+            "completeness": verdict.completeness if verdict is not None else None,
+            "result_warnings": "\n".join(verdict.warnings) if verdict is not None else None,
+        }
+    )
+
+
+def of_task(task: Task) -> Mapping[str, bytes]:
+    """The attributes of a task's directory."""
+    return _encoded(
+        {
+            "status": task.status,
+            "error": task.error,
+            "exit_code": str(task.exit_code) if task.exit_code is not None else None,
+            "result_quality": f"{task.quality:g}" if task.quality is not None else None,
         }
     )
 

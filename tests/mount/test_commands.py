@@ -352,8 +352,12 @@ def test_two_mounts_of_one_service_live_side_by_side(
 
 
 def test_the_demo_starts_and_undoes_everything(user: UserMount) -> None:
-    done = user.command("demo", "--exit")
+    done = user.command("demo", "--exit", "--job")
     assert "results/a.csv" in done.stdout
+    lines = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("epoch ")]
+    first, second = [f"{n}/30" for n in range(1, 8)], [f"{n}/30" for n in range(1, 31)]
+    assert lines == first + second  # the attempt that fails, and the one after it
+    assert "a new attempt began" in done.stdout
     assert "artifactfs-demo" not in Path("/proc/self/mountinfo").read_text()
 
 

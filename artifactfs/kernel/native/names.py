@@ -17,6 +17,7 @@ import errno
 import os
 import stat as mode_bits
 import time
+from collections.abc import Callable
 from typing import Final
 
 from artifactfs.kernel.native import wire
@@ -197,16 +198,36 @@ class NameOperations:
         if not raw.startswith(_ACCESSIBLE):
             call.refuse(errno.EOPNOTSUPP)
             return
-        value = self._inodes.node(call.nodeid).xattrs().get(os.fsdecode(raw))
-        if value is None:
-            call.refuse(errno.ENODATA)
-        else:
-            _answer_sized(call, size, value)
+        node, name = self._inodes.node(call.nodeid), os.fsdecode(raw)
+
+        def value() -> bytes:
+            found = node.xattrs().get(name)
+            if found is None:
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            return found
+
+        self._answer_xattr(call, node, size, value)
 
     def list_xattrs(self, call: Call, body: memoryview) -> None:
         size, _ = wire.GETXATTR_IN.unpack_from(body)
-        names = self._inodes.node(call.nodeid).xattrs()
-        _answer_sized(call, size, b"".join(os.fsencode(name) + b"\0" for name in names))
+        node = self._inodes.node(call.nodeid)
+
+        def value() -> bytes:
+            return b"".join(os.fsencode(name) + b"\0" for name in node.xattrs())
+
+        self._answer_xattr(call, node, size, value)
+
+    def _answer_xattr(self, call: Call, node: Node, size: int, value: Callable[[], bytes]) -> None:
+        """Answer with `value`, once the node knows it."""
+        if node.knows_xattrs:
+            call.answer(_sized(size, value()))
+            return
+
+        def act() -> bytes:
+            node.learn_xattrs()
+            return _sized(size, value())
+
+        self._mount.later(self._mount.pools.fetch, call, act)
 
     def set_xattr(self, call: Call, body: memoryview) -> None:
         node = self._inodes.node(call.nodeid)
@@ -344,10 +365,10 @@ class NameOperations:
         return entry
 
 
-def _answer_sized(call: Call, size: int, value: bytes) -> None:
+def _sized(size: int, value: bytes) -> bytes:
+    """The answer to who has room for `size` bytes, or asks with 0 how much is needed."""
     if size == 0:
-        call.answer(wire.GETXATTR_OUT.pack(len(value), 0))
-    elif len(value) > size:
-        call.refuse(errno.ERANGE)
-    else:
-        call.answer(value)
+        return wire.GETXATTR_OUT.pack(len(value), 0)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value

@@ -1,0 +1,153 @@
+"""Following a stream of server-sent events, across as many connections as it takes.
+
+`EventStream.follow` hands each event to its caller, on the caller's thread, and keeps what it has
+seen: a connection that breaks, or that the service ends, is made anew with ``Last-Event-ID``,
+after what the service has asked for by ``retry:``, or a quarter of a second. What brings nothing at
+all is tried again by the one retry loop (``retry``), with its back-off, for as long as
+`patience_s`; then `follow` raises, and whoever follows asks by other means. A service that says
+nothing, not even a heartbeat, for ``http.timeout`` counts as a connection that broke.
+
+A service without such a stream (404, 405, 501, no content, or an answer that is no event stream)
+is `Unsupported`. `close` may be called from any thread and ends the reading at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import requests
+
+from artifactfs.errors import Cancelled, Unreachable, Unsupported
+from artifactfs.job import StreamEvent
+from artifactfs.remote.retry import Transient
+from artifactfs.remote.session import Session
+from artifactfs.remote.sse import MOST_FRAME_BYTES, Event, Parser
+
+PATIENCE_S = 10.0
+PAUSE_S = 0.25
+MOST_PAUSE_S = 30.0
+_PIECE_BYTES = 64 << 10
+_NO_CONTENT = 204
+
+_chance = random.SystemRandom()
+
+
+class TooLargeEvent(Exception):
+    """An event was too large to be taken: what it said must be asked for by other means."""
+
+
+class EventStream:
+    """One stream. `_lock` guards the connection that is being read; the rest is the follower's."""
+
+    def __init__(
+        self,
+        session: Session,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        last_id: str = "",
+        patience_s: float = PATIENCE_S,
+        most_event_bytes: int = MOST_FRAME_BYTES,
+    ) -> None:
+        self.last_id = last_id
+        self.connections = 0
+        self._session = session
+        self._path = path
+        self._params = params
+        self._patience_s = patience_s
+        self._most_event_bytes = most_event_bytes
+        self._pause_s = PAUSE_S
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._reading: Any = None
+
+    def follow(self, take: Callable[[StreamEvent], bool]) -> None:
+        """Hand on every event until `take` has enough and says False.
+
+        Raises `Cancelled` once it is closed, `Unsupported`, `TooLargeEvent`, what the service
+        refuses with, and `Unreachable` or `TimedOut` when nothing has come for `patience_s`.
+        """
+        while not self._session.run(
+            lambda: self._attempt(take), deadline_s=self._patience_s, cancelled=self._closed
+        ):
+            self._closed.wait(self._pause_s * _chance.uniform(1.0, 1.2))
+
+    def probe(self) -> bool:
+        """Whether there is such a stream, without following it."""
+
+        def attempt() -> bool:
+            with self._opened():
+                return True
+
+        try:
+            return self._session.run(attempt, cancelled=self._closed)
+        except Unsupported:
+            return False
+
+    def close(self) -> None:
+        """End `follow`, in whatever thread it runs."""
+        self._closed.set()
+        with self._lock:
+            if self._reading is not None:
+                with contextlib.suppress(Exception):
+                    self._reading.shutdown()
+
+    def _attempt(self, take: Callable[[StreamEvent], bool]) -> bool:
+        """One connection. Whether `take` has enough; raises if it has brought nothing."""
+        brought = False
+        parser = Parser(last_id=self.last_id, most_bytes=self._most_event_bytes)
+        try:
+            with contextlib.closing(self._events(parser)) as events:
+                for event in events:
+                    brought = True
+                    self.last_id = event.id
+                    if event.too_large:
+                        raise TooLargeEvent
+                    if not take(StreamEvent(event.kind, event.id, event.data)):
+                        return True
+        except Transient:
+            if not brought or self._closed.is_set():
+                raise
+        finally:
+            if parser.retry_ms is not None:
+                self._pause_s = min(parser.retry_ms / 1000, MOST_PAUSE_S)
+        if not brought:
+            raise Transient(Unreachable(f"GET {self._path}: the stream ended without an event"))
+        return False
+
+    def _events(self, parser: Parser) -> Generator[Event, None, None]:
+        self.connections += 1
+        with self._opened() as response:
+            with self._lock:
+                self._reading = response.raw
+            try:
+                while not self._closed.is_set():
+                    piece = response.raw.read1(_PIECE_BYTES)
+                    if not piece:
+                        return
+                    yield from parser.feed(piece)
+            finally:
+                with self._lock:
+                    self._reading = None
+        raise Cancelled("the stream was closed")
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[requests.Response]:
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if self.last_id:
+            headers["Last-Event-ID"] = self.last_id.encode().decode("latin-1")
+        with self._session.open(
+            "GET",
+            self._session.absolute(self._path),
+            headers=headers,
+            params=self._params,
+            optional=True,
+        ) as response:
+            kind = response.headers.get("Content-Type", "")
+            if response.status_code == _NO_CONTENT or "event-stream" not in kind.lower():
+                raise Unsupported(f"GET {self._path}: the answer is no event stream")
+            yield response

@@ -1,0 +1,52 @@
+"""Lists that come page by page.
+
+The next page is named by a cursor in the answer, or by a ``Link`` header (RFC 8288). A service that
+names the same page again and again is not followed for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urljoin
+
+import requests
+
+from artifactfs.errors import BadAnswer
+from artifactfs.remote import wire
+from artifactfs.remote.session import Session
+
+PAGE = 1000
+MOST_PAGES = 100_000
+
+
+def pages(
+    session: Session,
+    call: str,
+    keys: tuple[str, ...],
+    *,
+    optional: bool = False,
+    deadline_s: float | None = None,
+) -> Iterator[tuple[Any, ...]]:
+    """The raw entries of GET `call`, a page at a time; `keys` are where the list may stand."""
+    path: str = call
+    params: dict[str, str] | None = {"limit": str(PAGE)}
+    seen: set[str] = set()
+    for _ in range(MOST_PAGES):
+        document, headers = session.json(
+            "GET", path, params=params, optional=optional, deadline_s=deadline_s
+        )
+        page = wire.page(document, f"GET /{call}", keys)
+        yield page.entries
+        following = requests.utils.parse_header_links(headers.get("Link", ""))
+        link = next((one["url"] for one in following if one.get("rel") == "next"), None)
+        if page.cursor is not None:
+            params = {"limit": str(PAGE), "cursor": page.cursor}
+            mark = page.cursor
+        elif link is not None:
+            path, params, mark = urljoin(session.absolute(call), link), None, link
+        else:
+            return
+        if mark in seen:
+            raise BadAnswer(f"GET /{call}: the same page comes again and again")
+        seen.add(mark)
