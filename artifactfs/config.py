@@ -161,8 +161,15 @@ def _setting(key: str, default: Any, read: Reader, explained: str) -> Any:
 
 def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
     base = environ.get(variable, "")
-    root = Path(base) if base.startswith("/") else Path.home() / fallback
+    root = Path(base) if base.startswith("/") else _home() / fallback
     return root / "artifactfs"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # neither $HOME nor a line in /etc/passwd: as for a daemon
+        return Path("/")
 
 
 def _cache_home(environ: Mapping[str, str] = os.environ) -> Path:

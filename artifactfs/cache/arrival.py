@@ -7,6 +7,11 @@ they write in larger pages, which later reads of the file are quicker by. As soo
 empty, all grains that are whole are written, so that no reader waits for bytes that are here. The
 beginning of a grain stays in the buffer until the rest of it has come.
 
+Each grain is written by one flight, once. Those of its own span a flight has claimed before it
+began (``content``). A server that ignores ranges sends others besides, or the same ones again: they
+are taken only if nobody has them and nobody else is fetching them (`Landing.claim_more`). What is
+here was seen to be right, and readers may have it: nothing that comes later may change it.
+
 What the disk does not take (full, read-only, gone) is kept in memory grain by grain.
 """
 
@@ -15,7 +20,8 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from artifactfs.cache.grains import GRAIN_BYTES, checksum, grain_count
+from artifactfs.cache.grains import GRAIN_BYTES, checksum, grain_count, grains_of, span_of
+from artifactfs.spans import Span
 
 WRITE_BYTES = 1 << 20
 
@@ -28,17 +34,24 @@ class Landing(Protocol):
     @property
     def descriptor(self) -> int: ...
     def tell_of_disk(self, error: OSError) -> None: ...
+    def claim_more(self, first: int, stop: int) -> list[tuple[int, int]]: ...
+    def free(self, span: Span) -> None: ...
     def note(
         self, first: int, sums: list[int], kept: list[bytes] | None, arrived_bytes: int
     ) -> None: ...
 
 
 class Arrival:
-    """The bytes of one flight; `buffer` holds [_start, _stop) of the content. For one thread."""
+    """The bytes of one flight for `span`; `buffer` holds [_start, _stop) of the content.
 
-    def __init__(self, landing: Landing, buffer: memoryview) -> None:
+    `_next` is the first grain of its own that it has not brought yet. For one thread.
+    """
+
+    def __init__(self, landing: Landing, span: Span, buffer: memoryview) -> None:
         self._landing = landing
         self._buffer = buffer
+        self._first, self._last = grains_of(span)
+        self._next = self._first
         self._start = 0
         self._stop = 0
         self._arrived_bytes = 0
@@ -71,13 +84,30 @@ class Arrival:
         last = grain_count(size_bytes) if self._stop >= size_bytes else self._stop // GRAIN_BYTES
         if first >= last:
             return
-        start, stop = first * GRAIN_BYTES, min(last * GRAIN_BYTES, size_bytes)
-        data = self._buffer[start - self._start : stop - self._start]
+        self._bring_others(first, min(last, self._first))
+        own_first, own_last = max(first, self._next), min(last, self._last)
+        if own_first < own_last:
+            self._next = own_last
+            self._bring(own_first, own_last)
+        self._bring_others(max(first, self._last), last)
+        self._keep(min(last * GRAIN_BYTES, size_bytes))
+
+    def _bring_others(self, first: int, last: int) -> None:
+        """What came though this flight is not for it."""
+        for start, stop in self._landing.claim_more(first, last) if first < last else ():
+            try:
+                self._bring(start, stop)
+            finally:
+                self._landing.free(span_of(start, stop, self._landing.size_bytes))
+
+    def _bring(self, first: int, last: int) -> None:
+        """Write the grains [first, last), and say that they are here."""
+        span = span_of(first, last, self._landing.size_bytes)
+        data = self._buffer[span.start - self._start : span.stop - self._start]
         grains = [data[at : at + GRAIN_BYTES] for at in range(0, len(data), GRAIN_BYTES)]
-        kept = None if self._write(data, start) else [bytes(grain) for grain in grains]
+        kept = None if self._write(data, span.start) else [bytes(grain) for grain in grains]
         sums = [checksum(grain) for grain in grains]
         arrived_bytes, self._arrived_bytes = self._arrived_bytes, 0
-        self._keep(stop)
         self._landing.note(first, sums, kept, arrived_bytes)
 
     def _keep(self, position: int) -> None:

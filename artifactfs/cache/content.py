@@ -642,6 +642,28 @@ class Shared:
             missing = list(runs(self.table.flags, ABSENT, first, stop))
         return [span_of(start, end, self.size_bytes) for start, end in missing]
 
+    def claim_more(self, first: int, stop: int) -> list[tuple[int, int]]:
+        """Which of these grains, that came unasked, nobody else has or fetches.
+
+        They are claimed and reserved; `free` each run of them afterwards.
+        """
+        with self.lock:
+            spans = self._claim(first, stop)
+        runs_: list[tuple[int, int]] = []
+        for span in spans:
+            missing = self.reserve(span, insist=False)
+            if missing is None:
+                start, end = grains_of(span)
+                with self.lock:
+                    self._claims[start:end] = bytes(end - start)
+                continue
+            position = span.start
+            for one in (*missing, Span(span.stop, span.stop)):
+                self.free(Span(position, one.start))  # another mount has it already
+                position = one.stop
+            runs_ += map(grains_of, missing)
+        return runs_
+
     def free(self, span: Span) -> None:
         """The opposite of `reserve`."""
         sidecar = self._sidecar
@@ -695,6 +717,10 @@ class Shared:
 
     def verified(self, right: bool) -> None:
         """The SHA-256 of the whole has been compared."""
+        sidecar = self._sidecar
+        if not right and sidecar is not None:
+            # First, or whoever asks for a grain as soon as it is absent would take it over again.
+            self._write_down(lambda: sidecar.forget(0, len(self.table.flags)))
         with self.lock:
             if right:
                 self.table.verified = self.checked_whole = self.unsaved = True
@@ -712,9 +738,6 @@ class Shared:
                     f"{self.artifact.filename!r} ({self.artifact.id}) does not have its SHA-256"
                 )
                 waiters, self._waiters = self._waiters, []
-        sidecar = self._sidecar
-        if sidecar is not None:
-            self._write_down(lambda: sidecar.forget(0, len(self.table.flags)))
         _log.error(
             "%s: the cached content does not have its SHA-256 and was dropped%s",
             self.artifact.id, "" if final else "; it is fetched again",

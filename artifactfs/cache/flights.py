@@ -242,7 +242,7 @@ class FlightCrew:
         flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
 
     def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
-        flying = _Flying(shared, Arrival(shared, buffer), lane, span, self._ended)
+        flying = _Flying(shared, Arrival(shared, span, buffer), lane, span, self._ended)
         try:
             self._source.stream(
                 shared.artifact,

@@ -8,6 +8,9 @@ and what is asserted of every single read:
   size or version, a page of a proxy) never becomes a wrong byte. What a repetition can bear is
   borne: the reader never hears of it. Everything else is an `ArtifactfsError` within the time
   that `read.timeout` allows.
+* **A fault that does not show** (a flipped bit, another range under the right name) can reach a
+  reader only before the whole is here to be compared with its SHA-256, and only where the origin
+  forged: never once the content is verified. What was forged is dropped, and fetched again.
 * **Afterwards** a read of the whole gives bytes with the artifact's SHA-256.
 """
 
@@ -17,7 +20,7 @@ import contextlib
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,7 +38,7 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import ArtifactfsError, Cancelled
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
-from tests.cache.faulty_origin import BEARABLE, FINAL, Fault, Origin
+from tests.cache.faulty_origin import BEARABLE, FINAL, FORGING, Fault, Origin
 from tests.faults import eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -79,10 +82,12 @@ reads = st.builds(
 )
 
 
-def cases(faults: st.SearchStrategy[list[Fault]]) -> st.SearchStrategy[list[Case]]:
+def cases(
+    faults: st.SearchStrategy[list[Fault]], sizes: Sequence[int] = SIZES
+) -> st.SearchStrategy[list[Case]]:
     case = st.builds(
         Case,
-        st.sampled_from(SIZES),
+        st.sampled_from(sizes),
         st.booleans(),
         faults,
         st.lists(st.lists(reads, min_size=1, max_size=4), min_size=1, max_size=2),
@@ -264,6 +269,29 @@ def test_what_a_repetition_can_bear_never_reaches_the_reader(
 @many(24)
 @given(plan=cases(faults_of(*BEARABLE, *FINAL, *FINAL, most=5)))
 def test_what_shows_is_an_error_or_right_bytes(world: World, plan: list[Case]) -> None:
+    read_all(world, plan)
+
+
+def with_one_forgery(bearable: list[Fault], forged: Fault, place: int) -> list[Fault]:
+    place %= len(bearable) + 1
+    return [*bearable[:place], forged, *bearable[place:]]
+
+
+@many(24)
+@given(
+    plan=cases(
+        st.builds(
+            with_one_forgery,
+            faults_of(*BEARABLE, most=2),
+            st.builds(Fault, st.sampled_from(FORGING), st.sampled_from((0.0, 0.3, 0.7, 1.0))),
+            st.integers(0, 2),
+        ),
+        SIZES[1:],  # a content of one byte would be that of other cases too
+    )
+)
+def test_what_does_not_show_is_found_out_dropped_and_fetched_again(
+    world: World, plan: list[Case]
+) -> None:
     read_all(world, plan)
 
 

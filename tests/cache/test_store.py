@@ -584,3 +584,31 @@ def test_another_etag_of_a_content_with_a_hash_is_no_change(cache: Cache) -> Non
     before.etag = '"another front end\'s"'
     assert content.read(2_000_000, 2_001_000) == DATA[2_000_000:2_001_000]
     content.close()
+
+
+def test_what_is_here_is_not_changed_by_what_comes_unasked(cache: Cache) -> None:
+    """A server that ignores ranges sends what is here already once more, and not the same."""
+    source = Source(DATA)
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    assert content.read(0, 10) == DATA[:10]
+    source.ranged = False
+    source.fault = lambda offset, piece: bytes(len(piece)) if offset == 0 else piece
+    assert content.read(2_000_000, 2_000_010) == DATA[2_000_000:2_000_010]
+    assert content.read(0, GRAIN_BYTES) == DATA[:GRAIN_BYTES]
+    content.close()
+    cache.close(store)
+    content = cache.over(Source(DATA)).open(artifact_of(DATA))
+    assert content.try_read(0, GRAIN_BYTES) == DATA[:GRAIN_BYTES]
+    content.close()
+
+
+def test_what_comes_unasked_is_kept(cache: Cache) -> None:
+    source = Source(DATA)
+    source.ranged = False
+    store = cache.over(source)
+    content = store.open(artifact_of(DATA))
+    assert content.read(2_000_000, 2_000_010) == DATA[2_000_000:2_000_010]
+    assert content.try_read(0, GRAIN_BYTES) == DATA[:GRAIN_BYTES]
+    content.close()
+    assert len(source.requests) == 1
