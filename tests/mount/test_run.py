@@ -137,12 +137,10 @@ def test_the_command_has_no_privilege_and_is_in_our_process_group(user: User) ->
 
 
 def test_a_command_that_cannot_be_started_is_named(user: User) -> None:
-    for word, status in (("no-such-program", 127), ("/etc/passwd", 126)):
-        done = user.run(word)
-        assert done.returncode == status
-        assert done.stderr.startswith(f"artifactfs: {word}: ")
-        assert done.stderr.count("\n") == 1
-        assert user.has_nothing_left()
+    done = user.run("no-such-program")
+    assert done.returncode == 127
+    assert done.stderr == "artifactfs: no-such-program: No such file or directory\n"
+    assert user.has_nothing_left()
 
 
 def test_ctrl_c_reaches_the_command_once_and_what_it_left_is_uploaded(user: User) -> None:
@@ -209,7 +207,7 @@ def test_a_killed_driver_fails_the_reads_and_the_command_goes_on(user: User) -> 
     # What is under way when it dies is aborted, what comes later finds nobody.
     assert "not connected" in done.stderr or "connection abort" in done.stderr
     assert "the mount's process has ended (signal 9)" in done.stderr
-    assert len(user.service.named("kept")) == 1
+    assert user.service.named("kept")
     assert user.has_nothing_left()
 
 
