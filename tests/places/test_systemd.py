@@ -85,9 +85,9 @@ def test_a_driver_that_dies_or_hangs_is_started_anew(
     before = unit.run(f"systemctl show -P MainPID {UNIT}")
     unit.run(f"systemctl kill --kill-whom=main --signal={signal} {UNIT}")
     unit.until(
-        f"systemctl is-active --quiet {UNIT};"
+        f"test $(systemctl show -P MainPID {UNIT}) != {before};"
         f"test $(systemctl show -P MainPID {UNIT}) -gt 1;"
-        f"test $(systemctl show -P MainPID {UNIT}) != {before}",
+        f"systemctl is-active --quiet {UNIT}",  # now that it is another process's state
         90,
     )
     unit.run("rm /run/systemd/system/artifactfs@.service.d/watchdog.conf; systemctl daemon-reload")
