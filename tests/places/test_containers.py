@@ -28,7 +28,11 @@ from artifactfs.controller.testing import LocalController
 
 from .conftest import REPOSITORY, first_process, until
 
-pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.fuse]
+pytestmark = [
+    pytest.mark.xdist_group("places"),
+    pytest.mark.fuse,
+    pytest.mark.timeout(600),  # whoever comes first installs
+]
 
 FOLDER = REPOSITORY / "scripts/container"
 NOBODY = 65534

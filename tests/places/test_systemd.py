@@ -9,7 +9,11 @@ import pytest
 
 from .conftest import REPOSITORY, Machine
 
-pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.fuse]
+pytestmark = [
+    pytest.mark.xdist_group("places"),
+    pytest.mark.fuse,
+    pytest.mark.timeout(600),  # whoever comes first installs
+]
 
 UNIT = "artifactfs@srv-artifacts.service"
 MOST_EXPOSURE = 4.0
@@ -51,7 +55,7 @@ def unit(machine: Machine) -> Machine:
 
 
 def test_a_unit_is_started_when_the_mount_answers(unit: Machine) -> None:
-    assert unit.run("ls /srv/artifacts").split() == ["artifacts", "by-id", "by-sha256", "drop"]
+    assert {"artifacts", "by-id", "by-sha256", "drop"} <= set(unit.run("ls /srv/artifacts").split())
     said = unit.run(f"systemctl show -P ActiveState -P SubState -P StatusText {UNIT}").split("\n")
     assert {"active", "running"} < set(said)
     assert any(re.fullmatch("[0-9]+ artifacts?", line) for line in said)
