@@ -387,8 +387,6 @@ class Mount:
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
-            if self._config.metrics.listen:
-                closing.enter_context(Exposition(self._config.metrics.listen, tree.metrics))
             watch = Conversation(
                 supervisor,
                 answers=lambda: answers(self.mountpoint),
@@ -407,9 +405,15 @@ class Mount:
                 allow_other=self._config.allow_other,
             )
             try:
-                self._binding.run(tree, self.mountpoint, options, ready)
+                with self._exposed(tree):
+                    self._binding.run(tree, self.mountpoint, options, ready)
             finally:
                 self._drain(outbox, watch)
+
+    def _exposed(self, tree: ArtifactTree) -> contextlib.AbstractContextManager[object]:
+        """Metrics over HTTP while it is mounted: the next mount may want the same port."""
+        address = self._config.metrics.listen
+        return Exposition(address, tree.metrics) if address else contextlib.nullcontext()
 
     def _leave_at_once(self, wanted: bool) -> None:
         if wanted:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from artifactfs import __version__
+from artifactfs.errors import MountError
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PATIENCE_S = 5.0
@@ -27,12 +28,18 @@ _log = logging.getLogger(__name__)
 class Exposition:
     """Hands `text` to whoever asks at `address` (``host:port``), while its ``with`` block runs.
 
-    Raises `OSError` if it cannot listen there.
+    Raises `MountError` if it cannot listen there.
     """
 
     def __init__(self, address: str, text: Callable[[], bytes]) -> None:
         host, _, port = address.rpartition(":")
-        self._server = _Server(host.strip("[]"), int(port), text)
+        try:
+            self._server = _Server(host.strip("[]"), int(port), text)
+        except OSError as error:
+            raise MountError(
+                f"metrics cannot be served at {address}: {error.strerror or error}",
+                remedy="choose another address with metrics.listen",
+            ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True
         )

@@ -1,11 +1,12 @@
 """What differs between Linux, where this project is at home, and macOS, where it is a guest.
 
-All of it stands here: no other module outside of ``kernel/native`` (which is Linux) may ask which
-system this is, or call what only one of them has. On macOS the kernel is reached through fusepy and
-macFUSE, which brings libfuse 2.
+All of it stands here: no other module may ask which system this is, or call what only one of them
+has, but for ``kernel/native`` and ``artifactfs run``, which are Linux. On macOS the kernel is
+reached through fusepy and macFUSE, which brings libfuse 2.
 
 What is missing there, and what happens instead:
 
+* no ``artifactfs run``: there are no mount namespaces;
 * no native binding, no passthrough, no readahead to raise: reads go through the driver;
 * no ``copy_file_range``, ``fallocate`` or ``sync_file_range``: copies read and write, holes are not
   punched (a cache that must shrink removes whole files), write-back begins with the sync;

@@ -27,6 +27,8 @@ _TREE = (
     ("artifacts/", "every listed artifact under its file name, read-only"),
     ("by-id/, by-sha256/", "the same files under their id, and the SHA-256 of their content"),
     ("drop/", "the outbox: what is closed here is uploaded"),
+    ("jobs/", "what each job produced and is doing now"),
+    ("projects/", "each project's events and jobs"),
     (".artifactfs/", "status.json, uploads.json, cache.json, metrics.prom, version"),
 )
 _STATUS = (

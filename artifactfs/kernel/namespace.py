@@ -22,10 +22,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
+from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.unmounting import can_mount, fusermount
 
@@ -47,7 +47,7 @@ def enter_own_namespace() -> bool:
 
     Whether it is in a user namespace of its own, too. Raises `MountError` where that is forbidden.
     """
-    if not sys.platform.startswith("linux"):
+    if not system.LINUX:
         raise MountError("only Linux has mount namespaces", remedy=_else_works())
     libc = ctypes.CDLL(None, use_errno=True)
     as_user = not can_mount()

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from artifactfs.config import load
-from artifactfs.errors import ConfigError
+from artifactfs.errors import ConfigError, MountError
 from artifactfs.exposition import Exposition
 
 
@@ -40,7 +40,7 @@ def test_a_client_that_goes_away_is_no_trouble(capfd: pytest.CaptureFixture[str]
 def test_an_address_that_is_taken_is_an_error() -> None:
     with (
         Exposition("127.0.0.1:0", lambda: b"") as first,
-        pytest.raises(OSError, match="in use"),
+        pytest.raises(MountError, match=r"served at .*in use"),
     ):
         Exposition(f"127.0.0.1:{first.port}", lambda: b"")
 

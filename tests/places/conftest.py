@@ -7,7 +7,9 @@ nobody's network, and nothing of it remains. All tests here share one.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -127,6 +129,17 @@ def overlay(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             subprocess.run(["umount", "-l", mounted], check=False, capture_output=True)
 
 
+def first_process(parent: int) -> int | None:
+    """The child of `parent` that is process 1 of a namespace of its own, once there is one."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    for child in children:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = Path(f"/proc/{child}/status").read_text()
+            if re.search(r"^NSpid:\t.*\t1$", status, re.MULTILINE):
+                return int(child)
+    return None
+
+
 @pytest.fixture(scope="session")
 def machine(overlay: Path, installed: Path) -> Iterator[Machine]:
     """Booted, with a service on its loopback and the token where the units look for it."""
@@ -137,10 +150,11 @@ def machine(overlay: Path, installed: Path) -> Iterator[Machine]:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        children = Path(f"/proc/{booting.pid}/task/{booting.pid}/children")
-        init = until(lambda: booting.poll() is not None or children.read_text().split(), "booting")
+        init = until(
+            lambda: booting.poll() is not None or first_process(booting.pid), "it has a process 1"
+        )
         assert booting.poll() is None, booting.stdout and booting.stdout.read()
-        up = Machine(overlay, int(init[0]))
+        up = Machine(overlay, init)
         up.until("systemctl is-system-running | grep -E 'running|degraded'", BOOT_S)
         up.run("rm -f /dev/fuse; mknod -m 666 /dev/fuse c 10 229; mknod /dev/autofs c 10 235;"
                "systemctl daemon-reexec")  # fmt: skip

@@ -26,9 +26,13 @@ import yaml
 from artifactfs.cli import cli
 from artifactfs.controller.testing import LocalController
 
-from .conftest import REPOSITORY, until
+from .conftest import REPOSITORY, first_process, until
 
-pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.fuse]
+pytestmark = [
+    pytest.mark.xdist_group("places"),
+    pytest.mark.fuse,
+    pytest.mark.timeout(600),  # whoever comes first installs
+]
 
 FOLDER = REPOSITORY / "scripts/container"
 NOBODY = 65534
@@ -106,6 +110,10 @@ def test_a_container_runs_a_command_on_the_mount_and_ends_as_it_does(image: Imag
     assert os.stat(image.root / "state/uploads.log").st_uid == NOBODY
 
 
+def inside_of(container: subprocess.Popen[str]) -> int:
+    return int(until(lambda: first_process(container.pid), "the container has a process 1"))
+
+
 def test_a_signal_ends_the_command_and_what_it_closed_is_uploaded(image: Image) -> None:
     script = (
         "trap 'echo ended; exit 5' TERM; echo x > /artifacts/drop/before; echo ready;"
@@ -114,7 +122,7 @@ def test_a_signal_ends_the_command_and_what_it_closed_is_uploaded(image: Image) 
     with image.container("sh", "-c", script) as container:
         assert container.stdout is not None
         assert container.stdout.readline() == "ready\n"
-        os.kill(first_process(container), signal.SIGTERM)
+        os.kill(inside_of(container), signal.SIGTERM)
         said, _ = container.communicate(timeout=120)
     assert (container.returncode, said) == (5, "ended\n")
     assert "before" in image.listed()
@@ -122,7 +130,7 @@ def test_a_signal_ends_the_command_and_what_it_closed_is_uploaded(image: Image) 
 
 def test_a_container_that_serves_is_probed_and_ends_by_sigterm(image: Image) -> None:
     with image.container() as container:
-        inside = first_process(container)
+        inside = inside_of(container)
         probe = [
             "nsenter", "-t", str(inside), "-U", "-m", "-p", "-r", "--wdns=/", "env", "-i",
             f"PATH={PATH}", "artifactfs", "status", "--check", "/artifacts",
@@ -135,11 +143,6 @@ def test_a_container_that_serves_is_probed_and_ends_by_sigterm(image: Image) -> 
         said, _ = container.communicate(timeout=120)
     assert container.returncode == 0, said
     assert "mounted at /artifacts" in said
-
-
-def first_process(container: subprocess.Popen[str]) -> int:
-    children = Path(f"/proc/{container.pid}/task/{container.pid}/children")
-    return int(until(lambda: children.read_text().split(), "the container has a process")[0])
 
 
 def test_without_the_device_a_container_says_what_it_needs(image: Image) -> None:

@@ -13,7 +13,7 @@ from artifactfs import __version__
 
 from .conftest import REPOSITORY, copy_of, done
 
-pytestmark = pytest.mark.xdist_group("places")
+pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.timeout(600)]
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:

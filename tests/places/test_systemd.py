@@ -9,7 +9,11 @@ import pytest
 
 from .conftest import REPOSITORY, Machine
 
-pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.fuse]
+pytestmark = [
+    pytest.mark.xdist_group("places"),
+    pytest.mark.fuse,
+    pytest.mark.timeout(600),  # whoever comes first installs
+]
 
 UNIT = "artifactfs@srv-artifacts.service"
 MOST_EXPOSURE = 4.0
@@ -51,7 +55,7 @@ def unit(machine: Machine) -> Machine:
 
 
 def test_a_unit_is_started_when_the_mount_answers(unit: Machine) -> None:
-    assert unit.run("ls /srv/artifacts").split() == ["artifacts", "by-id", "by-sha256", "drop"]
+    assert {"artifacts", "by-id", "by-sha256", "drop"} <= set(unit.run("ls /srv/artifacts").split())
     said = unit.run(f"systemctl show -P ActiveState -P SubState -P StatusText {UNIT}").split("\n")
     assert {"active", "running"} < set(said)
     assert any(re.fullmatch("[0-9]+ artifacts?", line) for line in said)
@@ -85,9 +89,9 @@ def test_a_driver_that_dies_or_hangs_is_started_anew(
     before = unit.run(f"systemctl show -P MainPID {UNIT}")
     unit.run(f"systemctl kill --kill-whom=main --signal={signal} {UNIT}")
     unit.until(
-        f"systemctl is-active --quiet {UNIT};"
+        f"test $(systemctl show -P MainPID {UNIT}) != {before};"
         f"test $(systemctl show -P MainPID {UNIT}) -gt 1;"
-        f"test $(systemctl show -P MainPID {UNIT}) != {before}",
+        f"systemctl is-active --quiet {UNIT}",  # now that it is another process's state
         90,
     )
     unit.run("rm /run/systemd/system/artifactfs@.service.d/watchdog.conf; systemctl daemon-reload")
