@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import gc
 import logging
 import os
 import signal
@@ -41,7 +42,7 @@ from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.jobs import (
     Jobs,
-    Watch,
+    JobWatch,
     Watched,
     follow_log,
     pretty,
@@ -51,12 +52,14 @@ from artifactfs.catalog.jobs import (
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
-from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
+from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError, Unsupported
+from artifactfs.exposition import Exposition
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
     Mounted,
     abort,
+    answers,
     check_fuse,
     check_mountpoint,
     clean_stale,
@@ -65,7 +68,9 @@ from artifactfs.kernel.mounting import (
     mounts,
     unmount,
 )
+from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
+from artifactfs.supervisor import NOBODY, Supervisor, Watch
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
@@ -78,9 +83,11 @@ __all__ = [
     "abort",
     "clean_stale",
     "doctor",
+    "enter_own_namespace",
     "find_mount",
     "is_stale",
     "mounts",
+    "names_of",
     "unmount",
 ]
 
@@ -93,6 +100,9 @@ _PIECE_BYTES = 4 << 20
 _STARTED_AT = datetime.now(UTC)
 _CLOSE_S = 10.0
 _NAMES_S = 3.0
+_COLLECT_AT = (50_000, 20, 50)
+"""A listing makes up to a million objects that all stay: looking through them for garbage again and
+again, as `gc` does unless it is told otherwise, takes a third of the time."""
 
 
 def _open_service(config: Config) -> Service:
@@ -155,11 +165,10 @@ class Client:
         """Reach the service and have the token accepted, or raise what stands in the way."""
         self._service.check()
 
-    def artifacts(self) -> list[Artifact]:
-        """Every artifact, newest first."""
-        return sorted(
-            self._service.artifacts.list(), key=lambda one: (one.created_at, one.id), reverse=True
-        )
+    def artifacts(self, deadline_s: float | None = None) -> list[Artifact]:
+        """Every artifact, newest first; within so many seconds, or as long as requests may take."""
+        listed = self._service.artifacts.list(deadline_s=deadline_s)
+        return sorted(listed, key=lambda one: (one.created_at, one.id), reverse=True)
 
     def names(self) -> dict[str, Artifact]:
         """Every artifact by its name below ``artifacts/`` in a mount."""
@@ -204,6 +213,19 @@ class Client:
         """
         uploader = Uploader(self._service.uploads, self._config.upload)
         return uploader.upload_file(path, name or path.name, progress=progress, cancelled=cancelled)
+
+    def copy(self, artifact: Artifact, name: str) -> Artifact | None:
+        """List an artifact's content under another name as well, without reading or sending it.
+
+        None if the service has no such call, or the artifact no hash yet.
+        """
+        if artifact.sha256 is None or artifact.size_bytes is None:
+            return None
+        with contextlib.suppress(Unsupported):
+            begun = self._service.uploads.start_direct(artifact.sha256, artifact.size_bytes, name)
+            if isinstance(begun, Artifact):
+                return begun
+        return None
 
     def put_external(
         self, url: str, name: str, *, sha256: str | None, size_bytes: int | None
@@ -262,7 +284,7 @@ class Client:
         cancelled: threading.Event,
     ) -> list[Watched]:
         """Tell of every change of these jobs, or of a project's, until all have ended."""
-        return Watch(self._service.jobs, job_ids, project).run(tell, cancelled)
+        return JobWatch(self._service.jobs, job_ids, project).run(tell, cancelled)
 
     def cached(self) -> tuple[list[CachedContent], dict[str, list[str]], RemoteError | None]:
         """What lies in the cache, the last used first, and the names of each by its key.
@@ -310,13 +332,16 @@ class Mount:
             self._service.close()
             raise
 
-    def run(self, on_ready: Callable[[], None]) -> None:
+    def run(self, on_ready: Callable[[], None], supervisor: Supervisor = NOBODY) -> None:
         """Mount, call `on_ready` when the mount answers, serve, and return when all has ended.
 
         For the main thread. Ends at ``umount``, SIGTERM or SIGINT; pending uploads then get
         `unmount.timeout`, a second signal cuts that short, and what is left stays in the spool.
+        `supervisor` hears of all that.
         """
         with contextlib.ExitStack() as closing:
+            closing.callback(gc.set_threshold, *gc.get_threshold())
+            gc.set_threshold(*_COLLECT_AT)
             closing.callback(self._service.close)
             store = _open_store(self._config, self._service)
             catalog = Catalog(self._service.artifacts.list, ttl_s=self._config.list.ttl_s)
@@ -362,6 +387,19 @@ class Mount:
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
+            if self._config.metrics.listen:
+                closing.enter_context(Exposition(self._config.metrics.listen, tree.metrics))
+            watch = Watch(
+                supervisor,
+                answers=lambda: answers(self.mountpoint),
+                says=lambda: _in_words(catalog, outbox),
+            )
+            closing.callback(watch.close)
+
+            def ready() -> None:
+                on_ready()
+                watch.ready()
+
             options = MountOptions(
                 source=urlsplit(self._config.url).netloc,
                 uid=os.getuid(),
@@ -369,9 +407,9 @@ class Mount:
                 allow_other=self._config.allow_other,
             )
             try:
-                self._binding.run(tree, self.mountpoint, options, on_ready)
+                self._binding.run(tree, self.mountpoint, options, ready)
             finally:
-                self._drain(outbox)
+                self._drain(outbox, watch)
 
     def _leave_at_once(self, wanted: bool) -> None:
         if wanted:
@@ -379,11 +417,16 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox) -> None:
+    def _drain(self, outbox: Outbox, watch: Watch) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending()
         if not files:
+            watch.stopping("unmounted", _CLOSE_S)
             return
+        watch.stopping(
+            f"unmounted; {files} files are still being uploaded",
+            self._config.unmount.timeout_s + 2 * _CLOSE_S,
+        )
         _log.info("unmounted; %d files (%d bytes) are still being uploaded", files, size_bytes)
         deadline_s = time.monotonic() + self._config.unmount.timeout_s
         with _signals_set(self._ended):
@@ -408,6 +451,15 @@ class Mount:
             "binding": {"name": self._binding.name, **self._binding.facts},
             "token": self._config.token.name,
         }
+
+
+def _in_words(catalog: Catalog, outbox: Outbox) -> str:
+    """The mount in one line, for whoever looks at the service."""
+    files, size_bytes = outbox.pending()
+    pending = f", {files} files ({size_bytes:,} bytes) to upload" if files else ""
+    stale = ", the service does not answer" if catalog.snapshot.stale or catalog.overdue else ""
+    count = len(catalog.snapshot.artifacts)
+    return f"{count:,} {'artifact' if count == 1 else 'artifacts'}{pending}{stale}"
 
 
 @contextlib.contextmanager

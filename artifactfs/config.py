@@ -18,7 +18,7 @@ error. An unknown ``ARTIFACTFS_…`` variable is not (a container platform sets 
 service that happens to be called artifactfs); it is listed in `Config.ignored`.
 
 The token is no setting: a `TokenSource` says where it can be read, and nothing here holds, prints
-or stores it.
+or stores it. What a service manager says in the environment is no setting either (`supervisor`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from artifactfs.errors import ConfigError
+from artifactfs.supervisor import NOBODY, Supervisor, supervisor_of
 from artifactfs.token import NO_TOKEN, Secret, TokenSource
 
 Reader = Callable[[Any], Any]
@@ -54,6 +55,7 @@ TEMPORARY_NAMES = (
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_BITS = {"T": 40, "G": 30, "M": 20, "K": 10}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 
@@ -119,6 +121,16 @@ def read_patterns(value: Any) -> tuple[str, ...]:
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
         raise ValueError("a list of shell patterns is expected")
     return tuple(part for part in parts if part)
+
+
+def read_address(value: Any) -> str:
+    """``host:port``, or nothing; ``:port`` and ``port`` alone mean this machine only."""
+    text = value.strip() if isinstance(value, str) else str(value)
+    host, _, port = text.rpartition(":")
+    usable = port.isascii() and port.isdigit() and int(port) < 1 << 16
+    if text and (not usable or (":" in host and not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]", host))):
+        raise ValueError("an address such as 127.0.0.1:9464 is expected")
+    return f"{host or '127.0.0.1'}:{port}" if text else ""
 
 
 def _whole(low: int, high: int) -> Reader:
@@ -284,6 +296,15 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsConfig:
+    """What is measured."""
+
+    listen: str = _setting(
+        "metrics.listen", "", read_address, "where to serve metrics.prom over HTTP: host:port"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalConfig:
     """References to external URLs."""
 
@@ -319,8 +340,10 @@ class Config:
     state: StateConfig = StateConfig()
     unmount: UnmountConfig = UnmountConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
     external: ExternalConfig = ExternalConfig()
     token: TokenSource = NO_TOKEN
+    supervisor: Supervisor = NOBODY
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     ignored: tuple[str, ...] = field(default=(), compare=False)
 
@@ -348,6 +371,21 @@ class Setting:
         """Its environment variable."""
         return "ARTIFACTFS_" + self.key.upper().replace(".", "_")
 
+    def written(self, value: Any) -> str:
+        """`value` as one would write it: ``20G``, ``10s``, ``~/.cache/artifactfs``."""
+        if value is None:
+            return ""
+        if self.read is read_size:
+            unit = next((one for one in "TGMK" if value and value % (1 << _BITS[one]) == 0), "")
+            return f"{value >> _BITS[unit]}{unit}" if unit else str(value)
+        if self.read is read_duration:
+            return f"{value:g}s"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, Path) and value.is_relative_to(Path.home()):
+            return f"~/{value.relative_to(Path.home())}"
+        return ":".join(value) if isinstance(value, tuple) else str(value)
+
     def get(self, config: Config) -> Any:
         """Its value in `config`."""
         value: Any = config
@@ -367,6 +405,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "state": StateConfig,
     "unmount": UnmountConfig,
     "log": LogConfig,
+    "metrics": MetricsConfig,
     "external": ExternalConfig,
 }
 
@@ -448,7 +487,11 @@ def load(
     built = _build(values)
     token = _token_source(built.token_file, sources["token_file"], environ)
     return dataclasses.replace(
-        built, token=token, sources=MappingProxyType(sources), ignored=tuple(ignored)
+        built,
+        token=token,
+        supervisor=supervisor_of(environ, os.getpid()),
+        sources=MappingProxyType(sources),
+        ignored=tuple(ignored),
     )
 
 

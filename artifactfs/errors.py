@@ -17,6 +17,7 @@
     │   ├── TimedOut                     ETIMEDOUT     no answer in time, after all retries
     │   ├── Cancelled                    EINTR         we gave it up ourselves
     │   └── BadAnswer                    EIO           an answer without what it must have
+    │       └── ContentChanged       EIO           another version under the same id: never mixed
     ├── CacheError                       EIO
     │   ├── ContentMismatch              EIO           bytes that are not what their hash says
     │   └── ContentGone                  ESTALE        an open file whose artifact has expired

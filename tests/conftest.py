@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,17 @@ def _left(before: set[threading.Thread]) -> list[threading.Thread]:
         for thread in threading.enumerate()
         if thread not in before and thread.is_alive() and not thread.name.startswith("pytest")
     ]
+
+
+@pytest.fixture
+def open_device() -> Iterator[None]:
+    """``/dev/fuse`` is open to everybody, as distributions have it, and put back afterwards."""
+    with open(FUSE_DEVICE, "rb") as device:
+        fcntl.flock(device, fcntl.LOCK_EX)
+        before = stat.S_IMODE(os.stat(FUSE_DEVICE).st_mode)
+        os.chmod(FUSE_DEVICE, 0o666)
+        yield
+        os.chmod(FUSE_DEVICE, before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -78,23 +78,27 @@ def listed(before: Snapshot, by_id: Mapping[str, Artifact], asked_at: datetime) 
     return _built(newest_first, before, fetched_at=asked_at)
 
 
-def with_artifact(before: Snapshot, artifact: Artifact) -> Snapshot:
-    """`before` and one artifact more; an older one of its id is replaced."""
-    old = before.by_id.get(artifact.id)
-    if old is not None and _same(old, artifact):
+def with_artifacts(before: Snapshot, added: Iterable[Artifact]) -> Snapshot:
+    """`before` and some artifacts more; older ones of their ids are replaced."""
+    fresh = {one.id: one for one in added}
+    for artifact_id, artifact in list(fresh.items()):
+        old = before.by_id.get(artifact_id)
+        if old is not None and _same(old, artifact):
+            del fresh[artifact_id]
+    if not fresh:
         return before
-    if old is not None:
-        before = without(before, {artifact.id})
-    place = bisect.bisect_left(before.artifacts, _NewestFirst(artifact), key=_NewestFirst)
-    by_id = dict(before.by_id)
-    by_id[artifact.id] = artifact
+    before = without(before, fresh)
+    artifacts = list(before.artifacts)
+    by_id = dict(before.by_id) | fresh
     by_sha256 = dict(before.by_sha256)
-    if artifact.sha256 is not None:
-        rival = by_sha256.get(artifact.sha256, artifact)
-        by_sha256[artifact.sha256] = max(artifact, rival, key=_age)
+    for artifact in fresh.values():
+        bisect.insort_left(artifacts, artifact, key=_NewestFirst)
+        if artifact.sha256 is not None:
+            rival = by_sha256.get(artifact.sha256, artifact)
+            by_sha256[artifact.sha256] = max(artifact, rival, key=_age)
     return dataclasses.replace(
         before,
-        artifacts=(*before.artifacts[:place], artifact, *before.artifacts[place:]),
+        artifacts=tuple(artifacts),
         by_id=by_id,
         by_sha256=by_sha256,
         version=before.version + 1,
@@ -119,10 +123,10 @@ def expired(snapshot: Snapshot, now: datetime) -> set[str]:
     return {one.id for one in snapshot.artifacts if listed_at < one.expires_at <= now}
 
 
-def next_expiry(snapshot: Snapshot) -> datetime | None:
-    """When `expired` will have something to say, or None for never."""
+def next_expiry(snapshot: Snapshot, among: Sequence[Artifact] | None = None) -> datetime | None:
+    """When `expired` will have something to say (of those), or None for never."""
     listed_at = snapshot.fetched_at or _LONG_AGO
-    times = (one.expires_at for one in snapshot.artifacts)
+    times = (one.expires_at for one in (snapshot.artifacts if among is None else among))
     return min((time for time in times if time > listed_at), default=None)
 
 

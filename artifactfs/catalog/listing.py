@@ -5,21 +5,23 @@ It owns the current `Snapshot` and swaps it whole. There are three reasons to:
 * the service was asked (see ``refresh`` for when) and answered, or failed to: then the last listing
   stays, marked stale;
 * an upload of our own is complete: `Catalog.add` shows it at once, and a listing that was asked for
-  before the upload was complete, and so does not have it, does not take it away again;
+  before the upload was complete, and so does not have it, does not take it away again. Uploads that
+  become complete while one is being shown are shown together by whoever comes next, because what
+  it costs to swap a snapshot grows with its size;
 * artifacts expired: a second thread waits for the next `expires_at`, so that a service that hangs
   does not keep the dead alive.
 
 Whoever has to know about changes subscribes. Listeners are called in order, never two at a time,
-on the thread that made the change: the listing's, the expiry's, or that of `add`'s caller, for whom
-the change is complete, listeners included, when `add` returns. Listeners must not call back into
-the catalog, except to read `snapshot`.
+on the thread that made the change: the listing's, the expiry's, or that of a caller of `add`, for
+whom the change is complete, listeners included, when `add` returns. Listeners must not call back
+into the catalog, except to read `snapshot`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from artifactfs.artifact import Artifact
@@ -40,7 +42,7 @@ class Catalog:
 
     `list_artifacts` asks the service for everything and may raise. `_publishing` guards every swap
     of the snapshot, the uploads that listings may not know yet, and the calls of the listeners.
-    `_wake`, taken inside it, guards `_next_expiry` and `_closed`.
+    `_wake`, taken inside it, guards `_next_expiry` and `_closed`; `_adding` guards `_to_add`.
     """
 
     def __init__(
@@ -57,6 +59,8 @@ class Catalog:
         self._snapshot = Snapshot()
         self._next_expiry: datetime | None = None
         self._own: dict[str, tuple[Artifact, float]] = {}
+        self._adding = threading.Lock()
+        self._to_add: list[Artifact] = []
         self._listeners: tuple[Listener, ...] = ()
         self._refresher = Refresher(
             self._list_once, ttl_s=ttl_s, clock=clock, retry_first_s=retry_first_s
@@ -126,9 +130,14 @@ class Catalog:
 
     def add(self, artifact: Artifact) -> None:
         """Show an upload of our own, before any listing has it."""
+        with self._adding:
+            self._to_add.append(artifact)
         with self._publishing:
-            self._own[artifact.id] = (artifact, self._clock.monotonic_s())
-            self._publish(index.with_artifact(self._snapshot, artifact))
+            with self._adding:
+                added, self._to_add = self._to_add, []
+            now_s = self._clock.monotonic_s()
+            self._own.update((one.id, (one, now_s)) for one in added)
+            self._publish(index.with_artifacts(self._snapshot, added), since=added)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener(old, new)` called whenever artifacts came, changed or went.
@@ -150,6 +159,9 @@ class Catalog:
             if self._next_expiry is not None and self._next_expiry <= now:
                 gone = index.expired(self._snapshot, now)
                 self._publish(index.without(self._snapshot, gone))
+                if not gone:  # what was due has been replaced since by what stays longer
+                    with self._wake:
+                        self._next_expiry = index.next_expiry(self._snapshot)
 
     def _list_once(self) -> None:
         asked_at, began_s = self._clock.now(), self._clock.monotonic_s()
@@ -171,15 +183,20 @@ class Catalog:
         for artifact_id, (artifact, _) in young.items():
             by_id.setdefault(artifact_id, artifact)
 
-    def _publish(self, new: Snapshot) -> None:
+    def _publish(self, new: Snapshot, since: Sequence[Artifact] | None = None) -> None:
+        """Swap the snapshot. `since` is all that has come, where nothing else has changed."""
         old = self._snapshot
         if new is old:
             return
         self._snapshot = new
         if new.version != old.version or new.fetched_at != old.fetched_at:
+            expiry = index.next_expiry(new, since)
             with self._wake:
-                self._next_expiry = index.next_expiry(new)
-                self._wake.notify_all()
+                if since is not None and self._next_expiry is not None:
+                    expiry = min(expiry or self._next_expiry, self._next_expiry)
+                if expiry != self._next_expiry:
+                    self._next_expiry = expiry
+                    self._wake.notify_all()
         if new.version == old.version and (old.fetched_at is not None or new.fetched_at is None):
             return
         for listener in self._listeners:

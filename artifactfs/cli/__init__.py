@@ -3,8 +3,10 @@
 ``main`` is the command ``artifactfs``. ``words`` holds the options that commands share and turns
 them into settings; ``failures`` turns errors into one line and an exit status; ``progress`` and
 ``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
-``running`` talks to a mount that runs, through the mount itself. The commands stand in
-``mounting``, ``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``.
+``running`` talks to a mount that runs, through the mount itself; ``supervision`` and ``borrowing``
+are what a mount for one command needs. The commands stand in ``mounting``, ``accompanying``,
+``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing`` and
+``manual`` tell shells and man(1) of them.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
 3 not everything is uploaded, 130 interrupted.
@@ -23,12 +25,15 @@ from artifactfs.cli.failures import run
 MODULES = {
     "mounting": ("mount",),
     "unmounting": ("unmount",),
+    "accompanying": ("run",),
     "attending": ("status", "flush", "refresh", "retry", "pin", "unpin"),
     "transfer": ("ls", "get", "put"),
     "jobs": ("watch", "logs", "result"),
     "keeping": ("cache",),
     "checking": ("config", "doctor"),
     "serving": ("serve", "demo"),
+    "completing": ("completion",),
+    "manual": ("manual",),
 }
 MODULE_OF = {command: module for module, some in MODULES.items() for command in some}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -148,8 +149,13 @@ def _files(files: list[dict[str, Any]]) -> RenderableType:
     return Group(table, Text(f"and {len(files) - MOST_LINES:,} more"))
 
 
-def wait_for_uploads(running: Running, timeout_s: float) -> list[dict[str, Any]]:
-    """Wait with a progress bar until nothing is on its way; what is not uploaded then."""
+def wait_for_uploads(
+    running: Running, timeout_s: float, enough: Callable[[], bool] = lambda: False
+) -> list[dict[str, Any]]:
+    """Wait with a progress bar until nothing is on its way, or it is `enough`.
+
+    What is not uploaded then.
+    """
     deadline_s = time.monotonic() + timeout_s
     pause_s = POLL_S
     with Bar("uploading") as bar:
@@ -158,7 +164,7 @@ def wait_for_uploads(running: Running, timeout_s: float) -> list[dict[str, Any]]
             uploads = running.status()["uploads"]
             left_bytes = uploads["pending_bytes"]
             whole_bytes = max(whole_bytes, left_bytes)
-            if not uploads["pending_files"] or time.monotonic() >= deadline_s:
+            if not uploads["pending_files"] or time.monotonic() >= deadline_s or enough():
                 break
             bar.update(whole_bytes - left_bytes + uploads["sent_bytes"], whole_bytes)
             time.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
@@ -199,6 +205,13 @@ def say_what_is_left(left: list[dict[str, Any]]) -> None:
         say(f"{shown.plain(upload['name'])} is not uploaded, it {_is(state)}{reason}")
     if len(left) > MOST_LINES:
         say(f"and {len(left) - MOST_LINES:,} more")
+
+
+def say_where_it_stays(left: list[dict[str, Any]], spool: str) -> None:
+    """One line that says that nothing is lost."""
+    said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
+    resumes = "resumes" if len(left) == 1 else "resume"
+    say(f"{said} in {spool} and {resumes} at the next mount")
 
 
 def _is(state: str) -> str:

@@ -45,8 +45,8 @@ def config(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
         shown.as_json(document | {"token": token, "ignored": list(values.ignored)})
         return
     rows = [
-        (setting.key, _text(setting.get(values)), values.sources[setting.key], setting.explained)
-        for setting in SETTINGS
+        (one.key, one.written(one.get(values)), values.sources[one.key], one.explained)
+        for one in SETTINGS
     ]
     shown.table(("setting", "value", "from", ""), [*rows, ("token", token, "", "")])
     for name in values.ignored:
@@ -62,14 +62,6 @@ def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ":".join(value) if isinstance(value, tuple) else str(value)
 
 
 @click.command()

@@ -1,9 +1,12 @@
 """Makes a mount a daemon: the command returns when the mount answers, or says why it does not.
 
-The process forks before it starts a thread. The child becomes the leader of a session of its own,
-with ``/`` as its directory and nothing on its standard streams; it reports through a pipe, once: an
-empty report is "ready", anything else is the reason. The parent waits for that report, or for the
-pipe's end, which is a child that died.
+The process forks before it starts a thread. The child has ``/`` as its directory and nothing on its
+standard streams; it reports through a pipe, once: either that it is ready or the reason why it will
+not be. The parent waits for that report, or for the pipe's end, which is a child that died.
+
+The child becomes the leader of a session of its own when the mount answers, not before: until then
+Ctrl-C is meant for it as well, and an automounter lets only its own process group through to the
+mount point that it guards (autofs(5), "the daemon's process group"), in which mount(8) runs for it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ READY_S = 60.0
 _READY = b"ready"
 
 
-def run_detached(serve: Callable[[Callable[[], None]], None]) -> None:
-    """Run `serve(on_ready)` in a daemon, and return when it has called `on_ready`.
+def run_detached(serve: Callable[[Callable[[], None]], None]) -> int:
+    """Run `serve(on_ready)` in a daemon, and return its process when it has called `on_ready`.
 
     Raises `MountError` with the reason if it ends before.
     """
@@ -35,7 +38,7 @@ def run_detached(serve: Callable[[Callable[[], None]], None]) -> None:
     report = _report(reading)
     os.close(reading)
     if report == _READY:
-        return
+        return child
     os.waitpid(child, os.WNOHANG)
     reason, _, remedy = report.decode("utf-8", "replace").partition("\n")
     raise MountError(reason or "the mount's process ended without a word", remedy=remedy or None)
@@ -68,10 +71,10 @@ def _be_daemon(serve: Callable[[Callable[[], None]], None], writing: int) -> Non
             os.close(writing)
 
     def ready() -> None:
+        os.setsid()
         tell(_READY)
 
     try:
-        os.setsid()
         os.chdir("/")
         sys.stdout.flush()
         nothing = os.open(os.devnull, os.O_RDWR)

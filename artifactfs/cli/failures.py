@@ -30,8 +30,11 @@ def line_of(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
-    click.echo(f"artifactfs: {text}", err=True)
+    """A line on standard error; above a progress bar, if one is drawn there.
+
+    The bar takes the place of ``sys.stderr``, which click would look behind.
+    """
+    print(f"artifactfs: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def run(command: click.Command, words: Sequence[str], name: str) -> int:

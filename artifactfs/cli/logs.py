@@ -1,8 +1,11 @@
 """Where log lines go and how they look.
 
 A mount in the background logs to a file of its own in the state directory, which is turned over at
-a few megabytes. Lines are text, or JSON with ``log.format = json``. Nothing here sees a token:
-those are `Secret`, which shows itself nowhere.
+a few megabytes; one in the foreground logs to standard error. Lines are text, or JSON with
+``log.format = json``. Where standard error leads to systemd's journal, each line has its level in
+front as sd-daemon(3) says, so that ``journalctl -p warning`` finds what it should, and no time,
+since the journal has its own. A line that comes while a progress bar is drawn is printed above it.
+Nothing here sees a token: those are `Secret`, which shows itself nowhere.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import logging
 import logging.handlers
 import os
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from artifactfs.config import Config
@@ -39,12 +44,45 @@ class JsonLines(logging.Formatter):
 class TextLines(logging.Formatter):
     """One readable line a record; what others put into it cannot start a line of its own."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S")
+    def __init__(self, form: str = "%(asctime)s %(levelname)-7s %(message)s") -> None:
+        super().__init__(form, "%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """The record's own line."""
         return re.sub(r"[\x00-\x1f\x7f]", "?", super().formatMessage(record))
+
+
+class JournalLines(logging.Formatter):
+    """What `inner` makes of a record, each line with its level in front for the journal."""
+
+    LEVELS: Mapping[int, int] = {
+        logging.CRITICAL: 2,
+        logging.ERROR: 3,
+        logging.WARNING: 4,
+        logging.INFO: 6,
+        logging.DEBUG: 7,
+    }
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's lines."""
+        level = self.LEVELS.get(record.levelno, 6)
+        return "\n".join(f"<{level}>{line}" for line in self._inner.format(record).splitlines())
+
+
+class StandardError(logging.Handler):
+    """Standard error as it is now: while a progress bar is drawn, what prints above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except OSError:
+            self.handleError(record)
 
 
 def log_path(config: Config, mountpoint: Path) -> Path:
@@ -58,16 +96,24 @@ def log_to_file(config: Config, path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=MOST_BYTES, backupCount=KEPT)
-    _use(config, handler)
+    _use(config, handler, _lines(config, TextLines()))
 
 
 def log_to_terminal(config: Config) -> None:
     """Log to standard error from now on."""
-    _use(config, logging.StreamHandler())
+    if config.supervisor.reads(sys.stderr):
+        lines: logging.Formatter = JournalLines(_lines(config, TextLines("%(message)s")))
+    else:
+        lines = _lines(config, TextLines())
+    _use(config, StandardError(), lines)
 
 
-def _use(config: Config, handler: logging.Handler) -> None:
-    handler.setFormatter(JsonLines() if config.log.format == "json" else TextLines())
+def _lines(config: Config, text: logging.Formatter) -> logging.Formatter:
+    return JsonLines() if config.log.format == "json" else text
+
+
+def _use(config: Config, handler: logging.Handler, lines: logging.Formatter) -> None:
+    handler.setFormatter(lines)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log.level.upper())

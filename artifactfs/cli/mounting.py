@@ -10,6 +10,7 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import words
+from artifactfs.cli.completing import one_of
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import say
 from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
@@ -22,23 +23,39 @@ DEFAULT_MOUNTPOINT = Path("artifacts")
 @click.argument("mountpoint", required=False, type=click.Path(path_type=Path, readable=False))
 @words.service_options()
 @words.cache_options()
-@click.option("--fuse", metavar="BINDING", help="native, fusepy or auto (default).")
+@click.option(
+    "--fuse",
+    metavar="BINDING",
+    help="native, fusepy or auto (default).",
+    shell_complete=one_of("native", "fusepy", "auto"),
+)
 @click.option("--allow-other", is_flag=True, help="Let other users use the mount.")
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to the terminal.")
-@click.option("--log-level", metavar="LEVEL", help="debug, info, warning or error.")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    help="debug, info, warning or error.",
+    shell_complete=one_of("debug", "info", "warning", "error"),
+)
+@click.option(
+    "--log-format", metavar="FORMAT", help="text or json.", shell_complete=one_of("text", "json")
+)
+@click.option("--metrics-listen", metavar="HOST:PORT", help="Serve metrics.prom over HTTP there.")
 @words.set_option()
 def mount(
     mountpoint: Path | None, foreground: bool, options: tuple[str, ...], **flags: Any
 ) -> None:
     """Mount the service's artifacts, and return when the mount answers.
 
-    MOUNTPOINT is an empty directory; without one it is ./artifacts, made if it is not there.
+    MOUNTPOINT is an empty directory; without one it is ./artifacts, made if it is not there. In the
+    foreground it tells systemd when it is ready, how it does and that it ends (Type=notify).
 
     \b
     Examples:
       artifactfs mount ~/artifacts
       artifactfs mount --url https://dev.computalot.com --token-file token ~/artifacts
       artifactfs mount -o cache.size=100G,list.ttl=1m ~/artifacts
+      artifactfs mount --foreground --log-format json --metrics-listen :9464 ~/artifacts
     """
     config = words.config_of(options, **flags)
     if mountpoint is None:
@@ -51,7 +68,9 @@ def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:
     """Mount, in the background unless told otherwise. Raises what stands in the way."""
     if foreground:
         log_to_terminal(config)
-        assembly.Mount(config, mountpoint).run(lambda: say(f"mounted at {mountpoint}"))
+        assembly.Mount(config, mountpoint).run(
+            lambda: say(f"mounted at {mountpoint}"), config.supervisor
+        )
         return
     path = log_path(config, mountpoint)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from artifactfs import assembly
+from artifactfs import assembly, system
 from artifactfs.errors import MountError
 
 T = TypeVar("T")
@@ -100,4 +100,5 @@ class Running:
 
     def command(self, path: Path, name: str, value: bytes = b"1") -> None:
         """Carry out a command that is spelled as an attribute."""
-        within(600.0, lambda: os.setxattr(path, PREFIX + name, value), str(self.mountpoint))
+        attribute = PREFIX + name
+        within(600.0, lambda: system.set_attribute(path, attribute, value), str(self.mountpoint))

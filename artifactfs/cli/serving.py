@@ -56,18 +56,28 @@ def _need_server() -> None:
 )
 @click.option("--store", metavar="URL", help="Keep contents in a bucket: s3://BUCKET[/PREFIX].")
 @click.option("--endpoint-url", metavar="URL", help="Where the bucket is, if not at Amazon's own.")
-def serve(host: str, port: int, data: Path, store: str | None, endpoint_url: str | None) -> None:
+@click.option("--index", metavar="URL", help="Share an index: postgresql://HOST/DATABASE.")
+def serve(
+    host: str,
+    port: int,
+    data: Path,
+    store: str | None,
+    endpoint_url: str | None,
+    index: str | None,
+) -> None:
     """Run a service on this machine, for tests, demonstrations and small teams.
 
     Its token is ARTIFACTFS_TOKEN, or one that it makes and writes to DATA/token. When it answers it
     prints one line with its URL; Ctrl-C ends it. With --store, contents lie in an S3 bucket and
-    clients send and read them there by presigned URLs; DATA holds the index only.
+    clients send and read them there by presigned URLs; DATA holds the index only. Several services
+    with one ARTIFACTFS_TOKEN may share a bucket if they share an index in PostgreSQL as well.
 
     \b
     Examples:
       artifactfs serve --data /srv/artifacts
       ARTIFACTFS_TOKEN=flk_secret artifactfs serve --host 0.0.0.0 --port 8480
       artifactfs serve --store s3://bucket --endpoint-url http://127.0.0.1:9000
+      artifactfs serve --store s3://bucket --index postgresql://db.example/artifacts
     """
     _need_server()
     from artifactfs import controller
@@ -75,7 +85,7 @@ def serve(host: str, port: int, data: Path, store: str | None, endpoint_url: str
     config = load()
     log_to_terminal(config)
     token = config.token.value.reveal() if config.token.value is not None else None
-    behaviour = controller.Behaviour(store=store, endpoint_url=endpoint_url)
+    behaviour = controller.Behaviour(store=store, endpoint_url=endpoint_url, index=index)
     controller.serve(host, port, data.absolute(), token=token, behaviour=behaviour)
 
 

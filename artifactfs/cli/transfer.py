@@ -17,7 +17,7 @@ import click
 
 from artifactfs import assembly
 from artifactfs.artifact import Artifact
-from artifactfs.cli import shown, words
+from artifactfs.cli import completing, shown, words
 from artifactfs.cli.failures import FAILED, line_of, say
 from artifactfs.cli.progress import Bar
 from artifactfs.errors import ArtifactfsError
@@ -42,7 +42,7 @@ def described(name: str, artifact: Artifact) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("names", nargs=-1)
+@click.argument("names", nargs=-1, shell_complete=completing.artifact_names)
 @click.option("-l", "long", is_flag=True, help="Size, date, hash and id as well.")
 @words.json_option()
 @words.service_options()
@@ -109,7 +109,13 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 @click.command()
-@click.argument("what", nargs=-1, required=True, metavar="NAME|ID|SHA256…")
+@click.argument(
+    "what",
+    nargs=-1,
+    required=True,
+    metavar="NAME|ID|SHA256…",
+    shell_complete=completing.artifact_names,
+)
 @click.option("-o", "output", metavar="PATH", help="A file, a directory, or - for standard output.")
 @click.option("-f", "--force", is_flag=True, help="Write over files that are there.")
 @words.service_options()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from artifactfs import assembly
-from artifactfs.cli.attending import say_what_is_left, wait_for_uploads
-from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
+from artifactfs import assembly, system
+from artifactfs.cli import completing
+from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
+from artifactfs.cli.failures import NOT_ALL_UPLOADED
 from artifactfs.cli.running import Running
 from artifactfs.config import load
 from artifactfs.errors import ArtifactfsError, MountError
@@ -20,7 +21,11 @@ LEAVE_S = 30.0
 
 
 @click.command()
-@click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
+@click.argument(
+    "mountpoint",
+    type=click.Path(path_type=Path, readable=False),
+    shell_complete=completing.mountpoints,
+)
 @click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
 @click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
 def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
@@ -64,9 +69,7 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     _wait_for_end(pid)
     say_what_is_left(left)
     if left:
-        said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
-        resumes = "resumes" if len(left) == 1 else "resume"
-        say(f"{said} in {status['spool']} and {resumes} at the next mount")
+        say_where_it_stays(left, status["spool"])
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 
@@ -74,10 +77,6 @@ def _wait_for_end(pid: int) -> None:
     """Wait for the driver to write down what it has to."""
     deadline_s = time.monotonic() + LEAVE_S
     while time.monotonic() < deadline_s:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (OSError, IndexError):
-            return
-        if state == "Z":
+        if not system.is_running(pid):
             return
         time.sleep(0.01)

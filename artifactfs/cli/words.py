@@ -9,12 +9,22 @@ from typing import Any, TypeVar
 import click
 
 from artifactfs import config as settings
+from artifactfs.cli import completing
 from artifactfs.config import Config
 from artifactfs.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_FLAGS = ("url", "token_file", "cache_dir", "cache_size", "fuse", "log_level")
+_FLAGS = (
+    "url",
+    "token_file",
+    "cache_dir",
+    "cache_size",
+    "fuse",
+    "log_level",
+    "log_format",
+    "metrics_listen",
+)
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -54,6 +64,7 @@ def set_option() -> Callable[[F], F]:
         "options",
         multiple=True,
         metavar="KEY=VALUE[,…]",
+        shell_complete=completing.settings,
         help="Any setting by its key (see artifactfs config); may be repeated.",
     )
 
@@ -90,4 +101,5 @@ def mountpoint_argument(*, required: bool = False) -> Callable[[F], F]:
         required=required,
         type=click.Path(path_type=Path, readable=False),
         metavar="[MOUNTPOINT]",
+        shell_complete=completing.mountpoints,
     )

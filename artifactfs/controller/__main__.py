@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-sync", dest="sync", action="store_false", help="do not wait for the disk")
     add("--store", metavar="URL", help="keep contents in a bucket: s3://BUCKET[/PREFIX]")
     add("--endpoint-url", metavar="URL", help="where the bucket is, if not at Amazon's own")
+    add("--index", metavar="URL", help="share an index: postgresql://HOST/DATABASE")
     add("--until-input-ends", action="store_true", help="end when standard input does")
     return parser
 

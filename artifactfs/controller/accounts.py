@@ -3,7 +3,7 @@
 ``member`` may do everything in its account, ``viewer`` may read, ``dev`` is a member who may also
 use ``/api/v1/_dev/``. The service's own token is a dev of the account ``default``; it is what the
 service was started with, and stands nowhere. Other tokens are added by ``_dev/tokens``; the index
-keeps their SHA-256 only, memory all of them.
+keeps their SHA-256 only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from artifactfs.controller.answers import Refusal, invalid
-from artifactfs.controller.index import Index
+from artifactfs.controller.index import AnyIndex
 
 ACCOUNT = "default"
 ROLES = ("member", "viewer", "dev")
@@ -52,18 +52,11 @@ def make_token() -> str:
 
 
 class Accounts:
-    """Finds the caller of a request. The table of tokens is the event loop's."""
+    """Finds the caller of a request."""
 
-    def __init__(self, index: Index, token: str) -> None:
+    def __init__(self, index: AnyIndex, token: str) -> None:
         self._index = index
         self._own = _digest(token)
-        self._callers: dict[str, Caller] = {}
-
-    def load(self) -> None:
-        """Read the tokens that were added before."""
-        for digest, account, role in self._index.few("SELECT digest, account, role FROM tokens"):
-            self._callers[digest] = Caller(account, role)
-        self._callers[self._own] = Caller(ACCOUNT, "dev")
 
     async def add(self, token: str, account: str, role: str) -> None:
         """Let `token` act in `account`. Raises `Refusal`."""
@@ -73,9 +66,12 @@ class Accounts:
         if digest == self._own:
             raise invalid("the service's own token is what it is")
         await self._index.execute(
-            "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?)", digest, account, role
+            "INSERT INTO tokens VALUES (?, ?, ?) ON CONFLICT (digest) DO UPDATE"
+            " SET account = excluded.account, role = excluded.role",
+            digest,
+            account,
+            role,
         )
-        self._callers[digest] = Caller(account, role)
 
     async def remove(self, token: str) -> None:
         """Forget `token`. Raises `Refusal` for the service's own."""
@@ -83,14 +79,13 @@ class Accounts:
         if digest == self._own:
             raise invalid("the service's own token cannot be removed")
         await self._index.execute("DELETE FROM tokens WHERE digest = ?", digest)
-        self._callers.pop(digest, None)
 
     def caller(self, request: web.Request) -> Caller:
         """Who asks. Raises `Refusal` 401."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         caller = None
         if scheme.lower() == "bearer":
-            caller = self._callers.get(_digest(token.strip()))
+            caller = self._named(_digest(token.strip()))
         if caller is None:
             raise Refusal(
                 401,
@@ -100,6 +95,12 @@ class Accounts:
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return caller
+
+    def _named(self, digest: str) -> Caller | None:
+        if digest == self._own:
+            return Caller(ACCOUNT, "dev")
+        row = self._index.one("SELECT account, role FROM tokens WHERE digest = ?", digest)
+        return Caller(*row) if row else None
 
 
 def _digest(token: str) -> str:

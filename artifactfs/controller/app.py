@@ -17,13 +17,20 @@ from artifactfs.controller.behaviour import Behaviour
 from artifactfs.controller.bucket import open_bucket
 from artifactfs.controller.bucket_shelf import BucketShelf
 from artifactfs.controller.bucket_store import BucketStore
-from artifactfs.controller.index import Index
+from artifactfs.controller.guard import Guard, LocalGuard
+from artifactfs.controller.index import AnyIndex, Index
 from artifactfs.controller.jobs import Jobs
 from artifactfs.controller.objects import Objects
 from artifactfs.controller.parts import Parts
 from artifactfs.controller.playing import Playing
 from artifactfs.controller.receiving import TAKEN
 from artifactfs.controller.records import Records
+from artifactfs.controller.shared_index import (
+    IndexUnreachable,
+    SharedGuard,
+    SharedIndex,
+    open_engine,
+)
 from artifactfs.controller.shelf import LocalShelf, Shelf
 from artifactfs.controller.signing import Signer
 from artifactfs.controller.store import Store
@@ -32,6 +39,7 @@ from artifactfs.controller.tickets import Tickets
 from artifactfs.controller.uploads import Uploads
 from artifactfs.controller.urls import Urls
 from artifactfs.controller.workers import Workers
+from artifactfs.errors import ConfigError
 
 Call = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -49,23 +57,36 @@ class Controller:
 
     def __init__(self, directory: Path, token: str, secret: bytes, behaviour: Behaviour) -> None:
         self._workers = Workers()
-        self._index = Index(directory / "index.sqlite", sync=behaviour.sync)
-        self._accounts = Accounts(self._index, token)
+        own = Index(directory / "index.sqlite", sync=behaviour.sync)
+        index: AnyIndex = own
+        guard: Guard = LocalGuard()
+        self._closing: list[Callable[[], None]] = [own.close]
+        self._indexes: list[AnyIndex] = [own]
+        if behaviour.index is not None:
+            if behaviour.store is None:
+                raise ConfigError("a shared index needs a shared store: --store s3://BUCKET")
+            engine = open_engine(behaviour.index)
+            index, guard = SharedIndex(engine), SharedGuard(engine)
+            self._indexes.insert(0, index)  # what may fail, before a thread is started
+            self._closing += [index.close, guard.close]
+        self._accounts = Accounts(index, token)
         self.urls = Urls(behaviour.public_url)
         signer = Signer(secret, behaviour.url_lifetime_s)
-        bucket = None
+        bucket = self._bucket = None
         if behaviour.store is not None:
-            bucket = open_bucket(behaviour.store, behaviour.endpoint_url, behaviour.url_lifetime_s)
+            bucket = self._bucket = open_bucket(
+                behaviour.store, behaviour.endpoint_url, behaviour.url_lifetime_s
+            )
         self._store = (
-            Store(directory, self._workers, sync=behaviour.sync)
+            Store(directory, self._workers, sync=behaviour.sync, guard=guard)
             if bucket is None
-            else BucketStore(directory, self._workers, bucket, sync=behaviour.sync)
+            else BucketStore(directory, self._workers, bucket, sync=behaviour.sync, guard=guard)
         )
-        records = Records(self._index, behaviour.retention_s)
+        records = Records(index, behaviour.retention_s)
         self._artifacts = Artifacts(
             records, self._store, self._workers, signer, self.urls, behaviour
         )
-        tickets = Tickets(self._index, behaviour.upload_lifetime_s)
+        tickets = Tickets(index, behaviour.upload_lifetime_s)
         self._parts = Parts(directory, self._store, self._workers, sync=behaviour.sync)
         self._objects = Objects(
             signer, self.urls, tickets, self._parts, records, self._artifacts, self._workers
@@ -73,7 +94,7 @@ class Controller:
         shelf: Shelf = (
             LocalShelf(self._objects, self._parts, tickets)
             if bucket is None
-            else BucketShelf(bucket, self._index, self._workers)
+            else BucketShelf(bucket, index, self._workers, guard)
         )
         self._uploads = Uploads(
             tickets,
@@ -83,8 +104,8 @@ class Controller:
             self._store,
             part_size_bytes=behaviour.part_size_bytes,
         )
-        self._jobs = Jobs(self._index)
-        self._streams = Streams(self._index, self._jobs, behaviour.heartbeat_s)
+        self._jobs = Jobs(own)
+        self._streams = Streams(own, self._jobs, behaviour.heartbeat_s)
         self._playing = Playing(
             self._accounts,
             records,
@@ -97,13 +118,22 @@ class Controller:
         self._routes()
 
     def start(self) -> None:
-        """Make what is missing in the directory and read what was known before."""
+        """Make what is missing in the directory and read what was known before.
+
+        Raises `ConfigError` if the bucket is not for this index.
+        """
         self._store.prepare()
         self._parts.prepare()
-        self._index.start()
-        self._accounts.load()
-        self._jobs.load()
-        self._streams.load()
+        for index in self._indexes:
+            index.start()
+        try:
+            if self._bucket is not None:
+                self._bucket.claim(self._indexes[0].id)
+            self._jobs.load()
+            self._streams.load()
+        except BaseException:
+            self.close()
+            raise
 
     async def sweep(self) -> None:
         """Throw away what a crash left that nobody refers to."""
@@ -124,7 +154,8 @@ class Controller:
     def close(self) -> None:
         """Close the files, after the last request."""
         self._workers.close()
-        self._index.close()
+        for close in reversed(self._closing):
+            close()
 
     def _routes(self) -> None:
         artifacts, uploads, jobs = self._artifacts, self._uploads, self._jobs
@@ -227,6 +258,9 @@ def refusal_of(request: web.BaseRequest, error: Exception) -> Refusal:
         return Refusal(
             error.status, code, words, "GET /api/v1/docs lists the calls", headers=allowed
         )
+    if isinstance(error, IndexUnreachable):
+        _log.error("%s %s: %s", request.method, request.path, error)
+        return Refusal(503, "unavailable", "the service cannot reach its index", "try again later")
     if (isinstance(error, OSError) and error.errno in _FULL) or (
         isinstance(error, sqlite3.Error) and error.sqlite_errorcode == sqlite3.SQLITE_FULL
     ):

@@ -183,10 +183,11 @@ class Artifacts:
 
     def _let_go(self, sha256: str) -> bool:
         """Nothing is awaited between looking and removing, so that nobody comes in between."""
-        if self._records.is_wanted(sha256) or self._store.is_held(sha256):
-            return False
-        self._store.remove(sha256)
-        return True
+        with self._store.alone(sha256) as alone:
+            if not alone or self._records.is_wanted(sha256):
+                return False
+            self._store.remove(sha256)
+            return True
 
     async def _is_here(self, sha256: str) -> bool:
         """Whether there is such a content; one that is only in the index gets its file."""

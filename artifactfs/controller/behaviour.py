@@ -21,7 +21,8 @@ class Behaviour:
     `public_url` is what URLs of the own begin with, where it is not what the client asked for.
     `sync` False does not wait for the disk: a power cut may then lose what was answered.
     `store` keeps contents and uploads in an S3 bucket, ``s3://BUCKET[/PREFIX]``, at `endpoint_url`
-    where that is not Amazon's own.
+    where that is not Amazon's own. `index` keeps what is known of them in PostgreSQL,
+    ``postgresql://HOST/DATABASE``, so that several controllers may share one bucket.
     """
 
     part_size_bytes: int = 64 << 20
@@ -36,3 +37,4 @@ class Behaviour:
     sync: bool = True
     store: str | None = None
     endpoint_url: str | None = None
+    index: str | None = None

@@ -2,6 +2,7 @@
 
     <prefix>blobs/<first two digits>/<digest>   each content once
     <prefix>uploads/<upload>                    what is being uploaded, until it is complete
+    <prefix>owner                               which index knows of them
 
 Credentials, region and the like come from where every program of AWS has them (``AWS_…``,
 ``~/.aws``). All methods block.
@@ -64,6 +65,26 @@ class Bucket:
     def upload(self, upload_id: str) -> str:
         """The key of an upload."""
         return f"{self._prefix}uploads/{upload_id}"
+
+    def claim(self, owner: str) -> None:
+        """Have the bucket belong to one index. Raises `ConfigError` if it is another's.
+
+        Two that do not know of each other would throw away what the other has.
+        """
+        key = f"{self._prefix}owner"
+        try:
+            found = self._client.get_object(Bucket=self._name, Key=key)["Body"].read().decode()
+        except self._client.exceptions.ClientError as error:
+            if not _is_missing(error):
+                raise ConfigError(f"the bucket {self._name} cannot be used: {error}") from error
+            self.put_bytes(key, owner.encode())
+            return
+        if found != owner:
+            raise ConfigError(
+                f"the bucket {self._name} belongs to another index",
+                remedy="share it with --index, or remove the object "
+                f"{key} if that index is gone for good",
+            )
 
     # Presigned URLs
 

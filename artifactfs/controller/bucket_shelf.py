@@ -16,7 +16,8 @@ from aiohttp import web
 
 from artifactfs.controller.answers import Refusal
 from artifactfs.controller.bucket import Bucket
-from artifactfs.controller.index import Index
+from artifactfs.controller.guard import Guard
+from artifactfs.controller.index import AnyIndex
 from artifactfs.controller.tickets import Part, Ticket
 from artifactfs.controller.workers import Workers
 
@@ -24,12 +25,13 @@ CONTENT_TYPE = "application/octet-stream"
 
 
 class BucketShelf:
-    """A `Shelf` in a bucket. Which uploads are closing is the event loop's."""
+    """A `Shelf` in a bucket. Which uploads are closing here is the event loop's."""
 
-    def __init__(self, bucket: Bucket, index: Index, workers: Workers) -> None:
+    def __init__(self, bucket: Bucket, index: AnyIndex, workers: Workers, guard: Guard) -> None:
         self._bucket = bucket
         self._index = index
         self._workers = workers
+        self._guard = guard
         self._closing: set[str] = set()
 
     async def begin(self, ticket: Ticket) -> None:
@@ -70,19 +72,26 @@ class BucketShelf:
     @contextlib.asynccontextmanager
     async def closing(self, ticket: Ticket) -> AsyncIterator[None]:
         """While an upload is completed or given up. Raises `Refusal` 409 if it is already so."""
+        conflict = Refusal(
+            409, "conflict", "the upload is being completed", "ask for its state, or try again"
+        )
         if ticket.id in self._closing:
-            raise Refusal(
-                409, "conflict", "the upload is being completed", "ask for its state, or try again"
-            )
-        self._closing.add(ticket.id)
-        try:
-            yield
-        finally:
-            self._closing.discard(ticket.id)
+            raise conflict
+        with self._guard.alone(ticket.id) as alone:
+            if not alone:
+                raise conflict
+            self._closing.add(ticket.id)
+            try:
+                yield
+            finally:
+                self._closing.discard(ticket.id)
 
     def is_closing(self, upload_id: str) -> bool:
         """Whether the upload is being completed or given up."""
-        return upload_id in self._closing
+        if upload_id in self._closing:
+            return True
+        with self._guard.alone(upload_id) as alone:
+            return not alone
 
     async def digest(self, ticket: Ticket, parts: list[Part] | None) -> str:
         """The SHA-256 of the object, joined first if need be."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from artifactfs.controller.bucket import Bucket
 from artifactfs.controller.filenames import disposition
+from artifactfs.controller.guard import Guard
 from artifactfs.controller.store import Received, Store
 from artifactfs.controller.workers import Workers
 
@@ -18,8 +19,10 @@ from artifactfs.controller.workers import Workers
 class BucketStore(Store):
     """A `Store` whose contents lie in a bucket. What touches it blocks."""
 
-    def __init__(self, directory: Path, workers: Workers, bucket: Bucket, *, sync: bool) -> None:
-        super().__init__(directory, workers, sync=sync)
+    def __init__(
+        self, directory: Path, workers: Workers, bucket: Bucket, *, sync: bool, guard: Guard
+    ) -> None:
+        super().__init__(directory, workers, sync=sync, guard=guard)
         self._bucket = bucket
 
     def has(self, sha256: str) -> bool:

@@ -16,20 +16,58 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-Change = Callable[[sqlite3.Connection], T]
+
+
+class Rows(Protocol):
+    """What a statement has brought or changed."""
+
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+class Database(Protocol):
+    """What a change is made in: SQLite, or what looks like it."""
+
+    def execute(self, statement: str, values: Any = ..., /) -> Rows: ...
+    def executemany(self, statement: str, rows: Any, /) -> Any: ...
+
+
+Change = Callable[[Database], T]
+
+
+class AnyIndex(Protocol):
+    """This one, or the one that several controllers share (``shared_index``)."""
+
+    def start(self) -> None: ...
+    def close(self) -> None: ...
+    @property
+    def id(self) -> str: ...
+    def one(self, statement: str, *values: Any) -> Any: ...
+    def few(self, statement: str, *values: Any) -> list[Any]: ...
+    async def many(self, statement: str, *values: Any) -> list[Any]: ...
+    async def write(self, change: Change[T]) -> T: ...
+    async def execute(self, statement: str, *values: Any) -> int: ...
+
 
 MOST_TOGETHER = 256
 
 SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (
+  name TEXT PRIMARY KEY,            -- "id": which index this is
+  value TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS tokens (
   digest TEXT PRIMARY KEY,          -- SHA-256 of the token
   account TEXT NOT NULL,
@@ -110,6 +148,16 @@ PRAGMA user_version = 1;
 """
 
 
+ASK_ID = "SELECT value FROM facts WHERE name = 'id'"
+
+
+def give_id(database: Database) -> None:
+    """Let an index that is new be told from all others."""
+    database.execute(
+        "INSERT INTO facts VALUES ('id', ?) ON CONFLICT DO NOTHING", (secrets.token_hex(16),)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     change: Change[Any]
@@ -133,6 +181,7 @@ class Index:
         """Open the file, make what is missing, start the writer. Raises `sqlite3.Error`."""
         self._database = self._connect()
         self._database.executescript(SCHEMA)
+        give_id(self._database)
         self._writer.start()
 
     def close(self) -> None:
@@ -143,6 +192,11 @@ class Index:
         for reader in self._readers:
             reader.close()
         self._database.close()
+
+    @property
+    def id(self) -> str:
+        """Which index this is."""
+        return str(self.one(ASK_ID)[0])
 
     def one(self, statement: str, *values: Any) -> Any:
         """The first row, or None."""

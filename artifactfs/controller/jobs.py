@@ -8,7 +8,6 @@ before it is answered.
 from __future__ import annotations
 
 import json
-import sqlite3
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
 from artifactfs.controller.answers import Refusal, iso, not_found, number_in
-from artifactfs.controller.index import Index
+from artifactfs.controller.index import Database, Index
 
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})
 TAIL_CHARS = 4096
@@ -159,7 +158,7 @@ class Jobs:
         return [job for job in self._jobs.values() if job.account == account]
 
     @staticmethod
-    def save(database: sqlite3.Connection, job: Job, state: str) -> None:
+    def save(database: Database, job: Job, state: str) -> None:
         """Write a job and nothing of its tasks. In the index's thread."""
         database.execute(
             "INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)",

@@ -34,7 +34,6 @@ import base64
 import binascii
 import hashlib
 import json
-import sqlite3
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +44,7 @@ from artifactfs.controller.accounts import ACCOUNT, Accounts, Caller, make_token
 from artifactfs.controller.answers import invalid, iso, json_body, required
 from artifactfs.controller.artifacts import Artifacts
 from artifactfs.controller.filenames import bytes_of
-from artifactfs.controller.index import Change
+from artifactfs.controller.index import Change, Database
 from artifactfs.controller.jobs import Job, Jobs, Task
 from artifactfs.controller.records import Draft, Records, new_id
 from artifactfs.controller.streams import Streams
@@ -276,7 +275,7 @@ def _saved_tasks(job: Job) -> Change[None]:
     states = [(job.id, task.index, task.state()) for task in job.tasks.values()]
     texts = [(job.id, task.index, text) for task in job.tasks.values() for text in task.printed]
 
-    def change(database: sqlite3.Connection) -> None:
+    def change(database: Database) -> None:
         database.execute("DELETE FROM tasks WHERE job_id = ?", (job.id,))
         database.execute("DELETE FROM printed WHERE job_id = ?", (job.id,))
         database.executemany("INSERT INTO tasks VALUES (?, ?, ?)", states)
@@ -286,7 +285,7 @@ def _saved_tasks(job: Job) -> Change[None]:
 
 
 def _saved_task(job_id: str, index: int, state: str, text: str, *, again: bool) -> Change[None]:
-    def change(database: sqlite3.Connection) -> None:
+    def change(database: Database) -> None:
         database.execute("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?)", (job_id, index, state))
         if again:
             database.execute("DELETE FROM printed WHERE job_id = ? AND task = ?", (job_id, index))

@@ -28,6 +28,7 @@ from typing import TypeVar
 import xxhash
 from aiohttp import web
 
+from artifactfs import system
 from artifactfs.controller.answers import go_on
 from artifactfs.controller.workers import Workers
 
@@ -101,7 +102,7 @@ class Sink:
     def settle(self) -> None:
         """Bring what was written to the disk."""
         if self._sync:
-            os.fdatasync(self._descriptor)
+            system.data_sync(self._descriptor)
 
     def close(self) -> None:
         """Close the file. Not while another thread writes."""
@@ -119,13 +120,10 @@ class Sink:
         return f'"{self._quick.hexdigest()}"'
 
     def _begin_write_back(self) -> None:
-        """Have the kernel write now, which it does for a span that it is told to forget.
-
-        It cannot forget what is not written yet, so that all stays in the page cache.
-        """
+        """Have the kernel write now what it has not begun to write."""
         start = self._offset_bytes + self._on_its_way_bytes
         length = self.size_bytes - self._on_its_way_bytes
-        os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_DONTNEED)
+        system.begin_write_back(self._descriptor, start, length)
         self._on_its_way_bytes = self.size_bytes
 
     def _wait(self) -> None:

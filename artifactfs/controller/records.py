@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from artifactfs.controller.answers import Refusal, iso, not_found
 from artifactfs.controller.filenames import text_of
-from artifactfs.controller.index import Change, Index
+from artifactfs.controller.index import AnyIndex, Change, Database
 
 _COLUMNS = "number, id, account, sha256, size, filename, expires, external_url, document"
 
@@ -88,7 +87,7 @@ class Draft:
         }
         return json.dumps(shown).encode()
 
-    def insert(self, database: sqlite3.Connection) -> None:
+    def insert(self, database: Database) -> None:
         """List it."""
         database.execute(
             "INSERT INTO artifacts (id, account, sha256, size, filename, expires, external_url,"
@@ -109,7 +108,7 @@ class Draft:
 class Records:
     """The artifacts of all accounts."""
 
-    def __init__(self, index: Index, retention_s: float) -> None:
+    def __init__(self, index: AnyIndex, retention_s: float) -> None:
         self._index = index
         self._retention_s = retention_s
 
@@ -139,7 +138,7 @@ class Records:
     async def add(self, draft: Draft, *also: Change[Any]) -> Record:
         """List an artifact; `also` is changed with it or not at all."""
 
-        def change(database: sqlite3.Connection) -> None:
+        def change(database: Database) -> None:
             draft.insert(database)
             for one in also:
                 one(database)
@@ -150,8 +149,10 @@ class Records:
     async def add_all(self, drafts: Iterable[Draft], seeds: dict[str, bytes]) -> None:
         """List many at once, with their small contents (`_dev`)."""
 
-        def change(database: sqlite3.Connection) -> None:
-            database.executemany("INSERT OR IGNORE INTO seeds VALUES (?, ?)", seeds.items())
+        def change(database: Database) -> None:
+            database.executemany(
+                "INSERT INTO seeds VALUES (?, ?) ON CONFLICT DO NOTHING", seeds.items()
+            )
             for draft in drafts:
                 draft.insert(database)
 
@@ -236,7 +237,7 @@ class Records:
         """Note that these contents are let go, and forget what expired long ago."""
         now = time.time()
 
-        def change(database: sqlite3.Connection) -> None:
+        def change(database: Database) -> None:
             for sha256 in contents:
                 database.execute("DELETE FROM seeds WHERE sha256 = ?", (sha256,))
                 database.execute(

@@ -27,6 +27,7 @@ from artifactfs.controller.accounts import make_token
 from artifactfs.controller.answers import Refusal
 from artifactfs.controller.app import Controller, refusal_of
 from artifactfs.controller.behaviour import Behaviour
+from artifactfs.controller.shared_index import IndexUnreachable
 from artifactfs.errors import ConfigError
 
 CLEAN_S = 60.0
@@ -85,6 +86,8 @@ class _Run:
             self._controller.start()
         except sqlite3.Error as error:
             raise ConfigError(f"{self._data / 'index.sqlite'} cannot be used: {error}") from error
+        except IndexUnreachable as error:
+            raise ConfigError(str(error.strerror), remedy="see --index") from error
         runner = _Runner(
             self._controller.app,
             access_log=None,

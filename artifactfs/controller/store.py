@@ -5,8 +5,8 @@
 
 What comes in is hashed on the way, written to ``incoming``, brought to the disk (fsync), renamed to
 its place, and the directory brought to the disk too: a crash leaves the whole content or nothing.
-A content has to be *held* from before it is here until an artifact that has it is listed; what
-nobody holds and no artifact has may be let go at any time.
+A content has to be held (``guard``) from before it is here until an artifact that has it is listed;
+what nobody holds and no artifact has may be let go at any time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifactfs.controller.guard import Guard, LocalGuard
 from artifactfs.controller.receiving import Receiver, Sink
 from artifactfs.controller.workers import Workers
 
@@ -34,14 +34,18 @@ class Received:
 
 
 class Store:
-    """The directory. The held contents are the event loop's; all that touches files may block."""
+    """The directory. `holding` and `alone` are the guard's; all that touches files may block."""
 
-    def __init__(self, directory: Path, workers: Workers, *, sync: bool = True) -> None:
+    def __init__(
+        self, directory: Path, workers: Workers, *, sync: bool = True, guard: Guard | None = None
+    ) -> None:
         self._blobs = directory / "blobs"
         self._incoming = directory / "incoming"
         self._workers = workers
         self._sync = sync
-        self._held: Counter[str] = Counter()
+        self._guard = guard or LocalGuard()
+        self.holding = self._guard.holding
+        self.alone = self._guard.alone
 
     def prepare(self) -> None:
         """Make the directories, and throw away what a crash left half received."""
@@ -59,21 +63,6 @@ class Store:
     def has(self, sha256: str) -> bool:
         """Whether the content is here."""
         return self.path(sha256).is_file()
-
-    @contextlib.contextmanager
-    def holding(self, sha256: str) -> Iterator[None]:
-        """Keep a content from being let go before an artifact that has it is listed."""
-        self._held[sha256] += 1
-        try:
-            yield
-        finally:
-            self._held[sha256] -= 1
-            if not self._held[sha256]:
-                del self._held[sha256]
-
-    def is_held(self, sha256: str) -> bool:
-        """Whether someone is about to list an artifact with this content."""
-        return sha256 in self._held
 
     async def receive(self, receiver: Receiver, most_bytes: int) -> Received:
         """A request's body in ``incoming``; nothing stays of one that breaks off.

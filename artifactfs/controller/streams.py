@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 import bisect
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,7 @@ from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
 from artifactfs.controller.answers import invalid
-from artifactfs.controller.index import Change, Index
+from artifactfs.controller.index import Change, Database, Index
 from artifactfs.controller.jobs import Job, Jobs
 
 KEPT_EVENTS = 10_000
@@ -84,7 +83,7 @@ class Streams:
         self._given += 1
         event = Event(self._given, job.id, job.account, job.project, kind, json.dumps(data))
 
-        def change(database: sqlite3.Connection) -> None:
+        def change(database: Database) -> None:
             for one in changes:
                 one(database)
             database.execute(

@@ -9,12 +9,11 @@ who completes twice is answered twice.
 from __future__ import annotations
 
 import secrets
-import sqlite3
 import time
 from dataclasses import dataclass
 
 from artifactfs.controller.answers import not_found
-from artifactfs.controller.index import Change, Index
+from artifactfs.controller.index import AnyIndex, Change, Database
 from artifactfs.controller.records import new_id
 
 MOST_PARTS = 10_000
@@ -63,7 +62,7 @@ class Part:
 class Tickets:
     """The uploads of all accounts."""
 
-    def __init__(self, index: Index, lifetime_s: float) -> None:
+    def __init__(self, index: AnyIndex, lifetime_s: float) -> None:
         self._index = index
         self._lifetime_s = lifetime_s
 
@@ -125,10 +124,11 @@ class Tickets:
     async def note(self, ticket: Ticket, part: Part) -> bool:
         """Note that a part is on the disk; False if the upload has ended meanwhile."""
 
-        def change(database: sqlite3.Connection) -> bool:
+        def change(database: Database) -> bool:
             changed = database.execute(
-                "INSERT OR REPLACE INTO parts SELECT id, ?, ?, ?, ? FROM uploads"
-                " WHERE id = ? AND completed = 0",
+                "INSERT INTO parts SELECT id, ?, ?, ?, ? FROM uploads"
+                " WHERE id = ? AND completed = 0 ON CONFLICT (upload_id, number) DO UPDATE"
+                " SET size = excluded.size, etag = excluded.etag, place = excluded.place",
                 (part.number, part.size, part.etag, part.place, ticket.id),
             )
             return bool(changed.rowcount)
@@ -138,7 +138,7 @@ class Tickets:
     def completion(self, ticket: Ticket) -> Change[None]:
         """What completing an upload changes, together with listing the artifact."""
 
-        def change(database: sqlite3.Connection) -> None:
+        def change(database: Database) -> None:
             database.execute("UPDATE uploads SET completed = 1 WHERE id = ?", (ticket.id,))
             database.execute("DELETE FROM parts WHERE upload_id = ?", (ticket.id,))
 
@@ -147,7 +147,7 @@ class Tickets:
     async def forget(self, upload_id: str) -> None:
         """Forget an upload and its parts."""
 
-        def change(database: sqlite3.Connection) -> None:
+        def change(database: Database) -> None:
             database.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
             database.execute("DELETE FROM parts WHERE upload_id = ?", (upload_id,))
 

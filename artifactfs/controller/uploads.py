@@ -178,6 +178,8 @@ class Uploads:
         if ticket.completed:
             return shown(self._records.named(ticket.artifact_id))
         async with self._shelf.closing(ticket):
+            if self._tickets.find(upload_id).completed:  # by another controller, meanwhile
+                return shown(self._records.named(ticket.artifact_id))
             parts = await self._shelf.parts(ticket)
             if parts is not None:
                 _check(ticket, parts, told)

@@ -12,6 +12,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from artifactfs import system
+
 FICLONE = 0x40049409
 _PIECE_BYTES = 64 << 20
 _OTHERWISE = frozenset(
@@ -35,13 +37,12 @@ def copy_file(source: int, target: int) -> None:
 def copy_attributes(source: int, target: int) -> None:
     """Give `target` the extended attributes of `source`, where the file system keeps such."""
     with contextlib.suppress(OSError):
-        for name in os.listxattr(source):
-            os.setxattr(target, name, os.getxattr(source, name))
+        system.copy_attributes(source, target)
 
 
 def _copy_piece(source: int, target: int, position: int, most_bytes: int) -> int:
     try:
-        return os.copy_file_range(source, target, min(most_bytes, _PIECE_BYTES), position, position)
+        return system.copy_range(source, target, min(most_bytes, _PIECE_BYTES), position, position)
     except OSError as error:
         if error.errno not in _OTHERWISE:
             raise

@@ -26,6 +26,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
+from artifactfs import system
 from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
@@ -141,7 +142,7 @@ class Spooled:
             copied = 0
             try:
                 while copied < size_bytes:
-                    count = os.copy_file_range(
+                    count = system.copy_range(
                         source, self._descriptor, size_bytes - copied, start + copied,
                         offset + copied,
                     )  # fmt: skip
@@ -257,7 +258,7 @@ class Spooled:
     def data_sync(self) -> None:
         """Bring the bytes to the disk."""
         try:
-            os.fdatasync(self._descriptor)
+            system.data_sync(self._descriptor)
         except OSError as error:
             self._lost = error
             raise

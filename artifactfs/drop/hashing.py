@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 
@@ -153,7 +154,7 @@ def hash_file(path: Path, cancelled: threading.Event, sent: Sent | None = None) 
     with path.open("rb", buffering=0) as file:
         total_bytes = os.fstat(file.fileno()).st_size
         with contextlib.suppress(OSError):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            system.will_read_in_order(file.fileno())
         while count := file.readinto(buffer):
             if cancelled.is_set():
                 raise Cancelled(f"{path.name}: stopped while hashing")

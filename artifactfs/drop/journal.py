@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from artifactfs import system
 from artifactfs.drop.durable import GroupSync, sync_directory
 from artifactfs.drop.schema import open_database
 from artifactfs.drop.states import MOVES, Entry, Folder, State
@@ -95,7 +96,7 @@ class Journal:
                 self._log_descriptor = os.open(log, os.O_RDWR | os.O_CLOEXEC)
             sync_directory(self._path.parent)
         try:
-            os.fdatasync(self._log_descriptor)
+            system.data_sync(self._log_descriptor)
         except OSError:
             self._suspect = True
             raise
@@ -133,6 +134,10 @@ class Journal:
             f"SELECT {_COLUMNS} FROM entries WHERE path IS NOT NULL ORDER BY turn, id"
         ).fetchall()
         return [_entry(row) for row in rows]
+
+    def files(self) -> list[tuple[int, str, str]]:
+        """Id, file and state of every entry that has a name: quicker than the entries."""
+        return self._do("SELECT id, file, state FROM entries WHERE path IS NOT NULL").fetchall()
 
     def nameless(self) -> list[tuple[int, str]]:
         """Id and file of the entries that are to go."""
@@ -310,11 +315,14 @@ def _translated() -> Iterator[None]:
         raise DropError(f"the journal: {error}") from error
 
 
+_STATES = {state.value: state for state in State}
+
+
 def _entry(row: tuple[Any, ...]) -> Entry:
     return Entry(
         id=row[0],
-        path=os.fsdecode(row[1]),
-        state=State(row[2]),
+        path=row[1].decode("utf-8", "surrogateescape"),
+        state=_STATES[row[2]],
         size_bytes=row[3],
         mode=row[4],
         mtime_ns=row[5],

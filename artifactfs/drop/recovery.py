@@ -29,6 +29,8 @@ VANISHED = "its file has vanished from the spool"
 WITHOUT_A_ROW = "it was found in the spool without its row in the journal"
 CHANGED = "it was written again after it was closed, when the mount ended"
 
+_UNSETTLED = frozenset({State.WRITING, *IN_FLIGHT})
+
 _log = logging.getLogger(__name__)
 
 
@@ -51,16 +53,19 @@ def _settle(slot: Slot, journal: Journal) -> None:
     nameless = journal.nameless()
     for _, file in nameless:
         slot.path(file).unlink(missing_ok=True)
-    there = {path.name for path in slot.files.iterdir()}
+    there = set(os.listdir(slot.files))  # noqa: PTH208 - names, not ten thousand paths
     with journal.together():
         journal.remove([number for number, _ in nameless])
         if not was_clean:
             journal.count_as_tried()
-        known = set()
-        for entry in journal.entries():
-            known.add(entry.file)
-            _settle_entry(slot, journal, entry, is_there=entry.file in there)
-        strays = sorted(there - known)
+        files = journal.files()
+        unsettled = {
+            number for number, file, state in files if file not in there or state in _UNSETTLED
+        }
+        for entry in journal.entries() if unsettled else ():
+            if entry.id in unsettled:
+                _settle_entry(slot, journal, entry, is_there=entry.file in there)
+        strays = sorted(there.difference(file for _, file, _ in files))
         if strays:
             _recover_files(slot, journal, strays, is_new=journal.is_new)
     journal.reach_disk()

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from artifactfs import system
 from artifactfs.drop.durable import GroupSync, make_directory, sync_directory
 from artifactfs.errors import DropError
 
@@ -75,12 +76,12 @@ class Slot:
     def remember_path(self, file: str, path: str) -> None:
         """Have a file know its entry's path, should the journal be lost."""
         with contextlib.suppress(OSError):
-            os.setxattr(self.path(file), _PATH_XATTR, os.fsencode(path))
+            system.set_attribute(self.path(file), _PATH_XATTR, os.fsencode(path))
 
     def remembered_path(self, file: str) -> str | None:
         """What `remember_path` was told of a file."""
         with contextlib.suppress(OSError):
-            return os.fsdecode(os.getxattr(self.path(file), _PATH_XATTR)) or None
+            return os.fsdecode(system.get_attribute(self.path(file), _PATH_XATTR)) or None
         return None
 
     def take_ballast(self) -> None:
@@ -89,7 +90,7 @@ class Slot:
             if self._ballast.exists() or self.left_bytes() < self._ballast_bytes():
                 return
             with self._ballast.open("xb") as file:
-                os.posix_fallocate(file.fileno(), 0, self._ballast_bytes())
+                system.allocate(file.fileno(), self._ballast_bytes())
 
     def drop_ballast(self) -> bool:
         """Let go what was kept back; whether there was any."""

@@ -40,6 +40,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any
 
+from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
@@ -263,18 +264,24 @@ def mount_options(options: MountOptions) -> dict[str, Any]:
     """libfuse's options (mount.fuse(8), version 2)."""
     chosen: dict[str, Any] = {
         "foreground": True,
-        "fsname": _as_option(options.source),
-        "subtype": SUBTYPE,
         "use_ino": True,
-        "big_writes": True,
-        "max_read": REQUEST_BYTES,
-        "max_write": REQUEST_BYTES,
-        "max_readahead": READAHEAD_BYTES,
-        "max_background": BACKGROUND_REQUESTS,
         "entry_timeout": 0,
         "attr_timeout": ATTRIBUTES_S,
         "negative_timeout": 0,
     }
+    source = _as_option(options.source)
+    if system.LINUX:
+        chosen |= {
+            "fsname": source,
+            "subtype": SUBTYPE,
+            "big_writes": True,
+            "max_read": REQUEST_BYTES,
+            "max_write": REQUEST_BYTES,
+            "max_readahead": READAHEAD_BYTES,
+            "max_background": BACKGROUND_REQUESTS,
+        }
+    else:
+        chosen |= system.macfuse_options(SUBTYPE, source)
     if options.allow_other:
         # Only then: the owner shall see EROFS, not EACCES, and may set commands on read-only nodes.
         chosen |= {"allow_other": True, "default_permissions": True}

@@ -185,7 +185,9 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     # Extended attributes
 
-    def getxattr(self, path: bytes, name: bytes, buffer: Any, size_bytes: int) -> int:
+    def getxattr(
+        self, path: bytes, name: bytes, buffer: Any, size_bytes: int, _position: int = 0
+    ) -> int:
         value = self._ours.getxattr(_text(path), _text(name))
         return _copy_out(value, buffer, size_bytes)
 
@@ -193,7 +195,15 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         names = self._ours.listxattr(_text(path))
         return _copy_out(b"".join(_bytes(name) + b"\0" for name in names), buffer, size_bytes)
 
-    def setxattr(self, path: bytes, name: bytes, buffer: Any, size_bytes: int, flags: int) -> None:
+    def setxattr(
+        self,
+        path: bytes,
+        name: bytes,
+        buffer: Any,
+        size_bytes: int,
+        flags: int,
+        _position: int = 0,  # of macOS, for resource forks
+    ) -> None:
         value = ctypes.string_at(buffer, size_bytes) if size_bytes else b""
         self._ours.setxattr(_text(path), _text(name), value, flags)
 

@@ -2,7 +2,8 @@
 
 Read from ``/proc/self/mountinfo`` (proc_pid_mountinfo(5)), which answers without asking any file
 system, so it never hangs behind one that does not answer. A FUSE mount's device number is
-``0:<connection>``: the same number names its directory in ``/sys/fs/fuse/connections``.
+``0:<connection>``: the same number names its directory in ``/sys/fs/fuse/connections``. Where there
+is no ``/proc``, `system` lists them, and every number is 0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.kernel.binding import FILESYSTEM_TYPE
 
 MOUNT_TABLE = Path("/proc/self/mountinfo")
@@ -39,6 +41,8 @@ class Mounted:
 
 def table() -> list[TableLine]:
     """Everything that is mounted in this mount namespace."""
+    if not system.LINUX:
+        return [TableLine(Path(place), kind, source, 0) for place, kind, source in system.mounted()]
     lines = (parse_line(line) for line in MOUNT_TABLE.read_bytes().splitlines())
     return [line for line in lines if line is not None]
 

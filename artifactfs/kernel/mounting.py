@@ -12,14 +12,12 @@ instead would hold whoever asks, and a thread of ours that is held can keep the 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import select
-import signal
 import sys
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.mount_table import (
     Mounted,
@@ -33,17 +31,22 @@ from artifactfs.kernel.unmounting import abort, can_mount, fusermount, unmount
 __all__ = [
     "Mounted",
     "abort",
+    "answers",
+    "can_mount",
     "check_fuse",
     "check_mountpoint",
     "clean_stale",
     "find_mount",
+    "fusermount",
     "is_stale",
     "load_library",
     "mounts",
+    "others_are_allowed",
     "unmount",
 ]
 
 FUSE_DEVICE = Path("/dev/fuse")
+AUTOMOUNT = "autofs"
 FUSE_CONF = Path("/etc/fuse.conf")
 ASK_TIMEOUT_S = 5.0
 
@@ -65,8 +68,15 @@ def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
     """
     mounted = find_mount(path)
     return (
-        mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == errno.ENOTCONN
+        mounted is not None
+        and _errno_of_statvfs(mounted.mountpoint, timeout_s) in system.DRIVER_GONE
     )
+
+
+def answers(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
+    """Whether the mount of ours at `path` answers in time. Never hangs."""
+    mounted = find_mount(path)
+    return mounted is not None and _errno_of_statvfs(mounted.mountpoint, timeout_s) == 0
 
 
 def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
@@ -74,27 +84,15 @@ def _errno_of_statvfs(path: Path, timeout_s: float) -> int | None:
     pid = os.posix_spawn(
         sys.executable, [sys.executable, "-I", "-S", "-c", _ASK, os.fspath(path)], {}
     )
-    watch = os.pidfd_open(pid)
-    try:
-        poll = select.poll()
-        poll.register(watch, select.POLLIN)
-        if not poll.poll(timeout_s * 1000):
-            signal.pidfd_send_signal(watch, signal.SIGKILL)
-            # Held in the kernel it dies when the driver answers, not now: do not wait for it.
-            poll.poll(200)
-            os.waitpid(pid, os.WNOHANG)
-            return None
-        _, status = os.waitpid(pid, 0)
-    finally:
-        os.close(watch)
-    return os.waitstatus_to_exitcode(status)
+    return system.exit_code_of(pid, timeout_s)
 
 
 def check_mountpoint(path: Path | str) -> Path:
     """The absolute, link-free location of `path`, which can be mounted on.
 
-    It exists, is an empty directory, and nothing is mounted on it; what a crashed driver of ours
-    left there is unmounted first. Raises `MountError` otherwise.
+    It exists, is an empty directory, and nothing is mounted on it but an automounter's trap, which
+    waits for just this mount: to look inside would wait for it as well. What a crashed driver of
+    ours left there is unmounted first. Raises `MountError` otherwise.
     """
     location = real_location(path)
     _check_not_mounted(location)
@@ -104,6 +102,8 @@ def check_mountpoint(path: Path | str) -> Path:
                 f"{location} lies inside the mount {mounted.mountpoint}",
                 remedy="choose a directory outside of it",
             )
+    if mounted_at(location) is not None:  # the trap
+        return location
     try:
         with os.scandir(location) as entries:
             first = next(entries, None)
@@ -154,7 +154,7 @@ def _check_not_mounted(location: Path) -> None:
             remedy=f"artifactfs unmount {location}",
         )
     other = mounted_at(location)
-    if other is not None:
+    if other is not None and other.kind != AUTOMOUNT:
         raise MountError(
             f"another file system ({other.kind}) is mounted on {location}",
             remedy="choose a directory of its own, one level below for instance",
@@ -166,6 +166,13 @@ def check_fuse(binding: str, *, allow_other: bool = False) -> None:
 
     `binding` is ``native`` or ``fusepy``.
     """
+    if not system.LINUX:
+        if binding == "native":
+            raise MountError(
+                "the native binding speaks with Linux only", remedy="mount with --fuse fusepy"
+            )
+        load_library()
+        return
     _check_device()
     if binding == "fusepy":
         load_library()
@@ -182,7 +189,7 @@ def check_fuse(binding: str, *, allow_other: bool = False) -> None:
             f"this process may not gain privileges, so {program} cannot mount for it",
             remedy="systemd: NoNewPrivileges=no; in a container: --cap-add SYS_ADMIN",
         )
-    if allow_other and not _others_are_allowed():
+    if allow_other and not others_are_allowed():
         raise MountError(
             f"{FUSE_CONF} does not let users open their mounts to others",
             remedy=f"add the line user_allow_other to {FUSE_CONF}, or mount without --allow-other",
@@ -219,7 +226,7 @@ def load_library() -> None:
     except (OSError, AttributeError) as error:
         raise MountError(
             f"fusepy finds no libfuse 2: {error}",
-            remedy="apt-get install libfuse2, or mount with --fuse native",
+            remedy=system.LIBFUSE,
         ) from error
 
 
@@ -228,7 +235,8 @@ def _is_held_down() -> bool:
     return "\nNoNewPrivs:\t1\n" in Path("/proc/self/status").read_text()
 
 
-def _others_are_allowed() -> bool:
+def others_are_allowed() -> bool:
+    """Whether this machine lets users open their mounts to others."""
     try:
         lines = FUSE_CONF.read_text(errors="replace").splitlines()
     except OSError:

@@ -30,6 +30,7 @@ from artifactfs.errors import Cancelled
 from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin, hides, is_hidden_name
 from artifactfs.kernel.replies import Replies
 from artifactfs.spans import Span
+from artifactfs.system import NO_ATTRIBUTE
 from artifactfs.tree.node import (
     AttributeChange,
     Attributes,
@@ -221,7 +222,7 @@ class Operations:
         """getxattr(2)."""
         value = self._xattrs(path).get(name)
         if value is None:
-            refuse(errno.ENODATA)
+            refuse(NO_ATTRIBUTE)
         return bytes(value)
 
     def listxattr(self, path: str) -> list[str]:
@@ -242,12 +243,12 @@ class Operations:
             if flags & _XATTR_CREATE and there:
                 refuse(errno.EEXIST)
             if flags & _XATTR_REPLACE and not there:
-                refuse(errno.ENODATA)
+                refuse(NO_ATTRIBUTE)
         node.set_xattr(name, value)
 
     def removexattr(self, path: str, name: str) -> None:
         """removexattr(2): none can be removed."""
-        refuse(errno.EOPNOTSUPP if name in self.find(path).xattrs() else errno.ENODATA)
+        refuse(errno.EOPNOTSUPP if name in self.find(path).xattrs() else NO_ATTRIBUTE)
 
     # Directories
 

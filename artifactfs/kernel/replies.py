@@ -21,6 +21,7 @@ from typing import TypeVar
 from cachetools import TTLCache
 
 from artifactfs.errors import ArtifactfsError, errno_of
+from artifactfs.system import NO_ATTRIBUTE
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ _ORDINARY = frozenset(
         errno.EISDIR,
         errno.ELOOP,
         errno.ENAMETOOLONG,
-        errno.ENODATA,
+        NO_ATTRIBUTE,
         errno.ENOENT,
         errno.ENOSYS,
         errno.ENOTDIR,

@@ -24,6 +24,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.mount_table import Mounted, find_mount, mounted_at, real_location
 
@@ -38,7 +39,12 @@ _UMOUNT_NOFOLLOW = 8
 
 
 def can_mount() -> bool:
-    """Whether this process has CAP_SYS_ADMIN (capabilities(7)) where it is."""
+    """Whether this process has CAP_SYS_ADMIN (capabilities(7)) where it is.
+
+    Where there is no such thing (macOS), everybody mounts by a helper of the system.
+    """
+    if not system.LINUX:
+        return True
     for line in Path("/proc/self/status").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "CapEff":
@@ -65,11 +71,7 @@ def unmount(path: Path | str, *, lazy: bool = False) -> None:
             f"no artifactfs is mounted on {location}, but {what}",
             remedy="`artifactfs status` lists the mounts",
         )
-    number = _umount2(location, lazy) if can_mount() else errno.EPERM
-    if number == errno.EPERM:
-        number, words = _by_fusermount(location, lazy)
-    else:
-        words = os.strerror(number)
+    number, words = _unmounted(location, lazy)
     if number == 0 or find_mount(location) is None:
         return
     if number == errno.EBUSY:
@@ -78,6 +80,16 @@ def unmount(path: Path | str, *, lazy: bool = False) -> None:
             remedy="close them, or `artifactfs unmount --force`",
         )
     raise MountError(f"{location} cannot be unmounted: {words}")
+
+
+def _unmounted(location: Path, lazy: bool) -> tuple[int, str]:
+    """An errno, 0 if it is done, and what there is to say."""
+    if not system.LINUX:
+        return system.unmount(location, force=lazy)
+    number = _umount2(location, lazy) if can_mount() else errno.EPERM
+    if number == errno.EPERM:
+        return _by_fusermount(location, lazy)
+    return number, os.strerror(number)
 
 
 def _umount2(location: Path, lazy: bool) -> int:
@@ -120,6 +132,11 @@ def abort(mounted: Mounted) -> None:
     """
     if find_mount(mounted.mountpoint) != mounted:
         return
+    if not system.LINUX:
+        raise MountError(
+            f"{mounted.mountpoint} cannot be aborted on this system",
+            remedy=f"kill its driver, then umount -f {mounted.mountpoint}",
+        )
     switch = CONNECTIONS / str(mounted.connection) / "abort"
     try:
         if not switch.exists() and can_mount():
@@ -169,6 +186,8 @@ def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]
 
 
 def _processes() -> list[Path]:
+    if not system.LINUX:
+        return []
     return sorted(
         (entry for entry in Path("/proc").iterdir() if entry.name.isdigit()),
         key=lambda entry: int(entry.name),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
@@ -34,12 +36,20 @@ class ArtifactsApi:
         ):
             yield from wire.artifacts(entries)
 
-    def probe(self) -> None:
-        """Ask for one artifact, to see whether service and token are in order."""
-        document, _ = self._session.json(
+    def probe(self) -> datetime | None:
+        """Ask for one artifact, to see whether service and token are in order.
+
+        Returns the service's clock, to the second, if it said (RFC 9110 §6.6.1).
+        """
+        document, headers = self._session.json(
             "GET", "artifacts", params={"limit": "1"}, deadline_s=min(5, self._session.retry_for_s)
         )
         wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
+        try:
+            said = parsedate_to_datetime(headers.get("Date", ""))
+        except ValueError:
+            return None
+        return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
 
     def head(self, artifact_id: str) -> Head | None:
         """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.config import HttpConfig
 from artifactfs.remote.artifacts import ArtifactsApi
@@ -40,9 +42,12 @@ class Service:
         self.uploads = UploadsApi(self._session)
         self.downloads = Downloader(self._session, self.artifacts, guard)
 
-    def check(self) -> None:
-        """See that the service answers and takes the token; within about ten seconds."""
-        self.artifacts.probe()
+    def check(self) -> datetime | None:
+        """See that the service answers and takes the token; within about ten seconds.
+
+        Returns the service's clock if it said.
+        """
+        return self.artifacts.probe()
 
     def close(self) -> None:
         """Cut off what is in flight; later calls raise `Cancelled`."""

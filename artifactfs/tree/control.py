@@ -3,7 +3,7 @@
     status.json    which service and mount this is, its listing, cache and uploads
     uploads.json   every entry of the outbox
     cache.json     what the cache holds and has done
-    metrics.prom   the same as numbers for Prometheus (text exposition format 0.0.4)
+    metrics.prom   the same as numbers for Prometheus (OpenMetrics 1.0)
     version        the version of this program
 
 ``artifactfs status`` reads them, and so can anything that reads files. A file is made when it is
@@ -89,7 +89,13 @@ class Control:
 
     def metrics(self) -> bytes:
         """``metrics.prom``."""
-        return metrics.text(self._listing(), self._uploads(), self._cache()).encode()
+        binding = self._facts().get("binding")
+        return metrics.text(
+            self._listing(),
+            self._uploads(),
+            self._cache(),
+            binding if isinstance(binding, dict) else {},
+        ).encode()
 
     def _listing(self) -> dict[str, Any]:
         snapshot = self._catalog.snapshot

@@ -1,10 +1,11 @@
-"""``metrics.prom``: numbers for Prometheus, in its text exposition format 0.0.4.
+"""``metrics.prom``: numbers for Prometheus, as OpenMetrics 1.0 has them.
 
 Names follow Prometheus's conventions: base units (bytes, seconds) as the suffix, ``_total`` at the
-end of what only grows and nowhere else, HELP and TYPE before each sample. A textfile collector, or
-anything that serves a file over HTTP, can hand it on. ``control`` asks the rooms for the numbers;
-what they are called stands here and nowhere else, so that a field that is renamed inside does not
-rename what somebody's dashboard shows.
+end of what only grows and nowhere else. HELP and TYPE carry a family's name without ``_total``, the
+sample has it whole, and the text ends with ``# EOF``. A textfile collector, which expects the older
+text format, reads the same names and values from it and takes the end for a comment. `control` asks
+the rooms for the numbers; what they are called stands here and nowhere else, so that a field that
+is renamed inside does not rename what somebody's dashboard shows.
 """
 
 from __future__ import annotations
@@ -33,13 +34,29 @@ CACHE: Mapping[str, tuple[str, str, str]] = {
 }
 
 
-def text(listing: Mapping[str, Any], uploads: Mapping[str, Any], cache: Mapping[str, Any]) -> str:
+KERNEL: Mapping[str, str] = {
+    "open_files": "Files that programs have open.",
+    "passthrough_open": "Files among them that the kernel reads past the driver.",
+    "inodes": "Inodes that the kernel knows.",
+    "waiting": "Requests that wait for an answer.",
+}
+
+
+def text(
+    listing: Mapping[str, Any],
+    uploads: Mapping[str, Any],
+    cache: Mapping[str, Any],
+    binding: Mapping[str, Any],
+) -> str:
     """All of it, of what ``status.json`` says at this moment."""
-    return "".join(_samples(listing, uploads, cache))
+    return "".join(_samples(listing, uploads, cache, binding)) + "# EOF\n"
 
 
 def _samples(
-    listing: Mapping[str, Any], uploads: Mapping[str, Any], cache: Mapping[str, Any]
+    listing: Mapping[str, Any],
+    uploads: Mapping[str, Any],
+    cache: Mapping[str, Any],
+    binding: Mapping[str, Any],
 ) -> Iterator[str]:
     yield _sample("build_info", GAUGE, "The running version.", f'{{version="{__version__}"}}', 1)
     yield _sample("up", GAUGE, "1 while the mount answers.", "", 1)
@@ -60,8 +77,12 @@ def _samples(
     for field, (name, kind, explained) in CACHE.items():
         if field in cache:
             yield _sample(f"cache_{name}", kind, explained, "", cache[field])
+    for name, explained in KERNEL.items():
+        if isinstance(binding.get(name), int):
+            yield _sample(f"kernel_{name}", GAUGE, explained, "", binding[name])
 
 
 def _sample(name: str, kind: str, explained: str, labels: str, value: float) -> str:
     name = f"artifactfs_{name}"
-    return f"# HELP {name} {explained}\n# TYPE {name} {kind}\n{name}{labels} {value}\n"
+    family = name.removesuffix("_total")
+    return f"# HELP {family} {explained}\n# TYPE {family} {kind}\n{name}{labels} {value}\n"

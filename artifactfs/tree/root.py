@@ -115,7 +115,7 @@ class ArtifactTree:
         self._store = store
         self._artifacts = Artifacts(catalog, store, clock=clock)
         self._drop = Drop(outbox, catalog, sync_wait_s=sync_wait_s)
-        control = Control(catalog, store, outbox, facts, clock)
+        self._control = control = Control(catalog, store, outbox, facts, clock)
         directories: dict[str, Directory] = {
             ARTIFACTS: self._artifacts.by_name,
             BY_ID: self._artifacts.by_id,
@@ -150,6 +150,10 @@ class ArtifactTree:
         """The cache's budget. At once."""
         total_bytes, free_bytes = self._store.space()
         return Space(total_bytes, free_bytes, len(self._catalog.snapshot.artifacts))
+
+    def metrics(self) -> bytes:
+        """What ``metrics.prom`` says now. At once."""
+        return self._control.metrics()
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener` called for each name that changes its meaning; it must not wait."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.config import SETTINGS, key_of_option, load, read_duration, read_size
+from artifactfs.config import BY_KEY, SETTINGS, key_of_option, load, read_duration, read_size
 from artifactfs.errors import ConfigError
 
 
@@ -141,3 +141,21 @@ def test_a_reader_gives_a_number_or_says_what_it_expected(value: object) -> None
             assert read(value) >= 0
         except ValueError as error:
             assert "expected" in str(error)
+
+
+def test_a_value_is_written_as_one_would_give_it() -> None:
+    config = load(environ={}, files=())
+    for key, text in (
+        ("cache.size", "20G"),
+        ("upload.max_rate", "0"),
+        ("http.timeout", "30s"),
+        ("cache.dir", "~/.cache/artifactfs"),
+        ("drop.sync", "false"),
+        ("spool.dir", ""),
+    ):
+        assert BY_KEY[key].written(BY_KEY[key].get(config)) == text
+    assert BY_KEY["cache.size"].written((1 << 20) + 1) == "1048577"
+    for setting in SETTINGS:
+        value = setting.get(config)
+        if value is not None:
+            assert setting.read(setting.written(value)) == value

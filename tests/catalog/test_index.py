@@ -51,10 +51,13 @@ def test_every_snapshot_is_sound_whatever_came_before(
         snapshot = listed(snapshot, found)
         sound(snapshot)
         assert set(snapshot.by_id) == {one.id for one in found}
+    together = index.with_artifacts(snapshot, added)
+    sound(together)
     for one in added:
-        snapshot = index.with_artifact(snapshot, one)
+        snapshot = index.with_artifacts(snapshot, [one])
         sound(snapshot)
         assert snapshot.by_id[one.id] == one
+    assert (together.artifacts, together.by_id) == (snapshot.artifacts, snapshot.by_id)
     for one in added:
         snapshot = index.without(snapshot, {one.id})
         sound(snapshot)
@@ -112,7 +115,7 @@ def test_a_hundred_thousand_artifacts_are_indexed_in_no_time() -> None:
     snapshot = listed(Snapshot(), many)
     began_s = time.perf_counter()
     again = listed(snapshot, many)
-    one_more = index.with_artifact(again, artifact("new"))
+    one_more = index.with_artifacts(again, [artifact("new")])
     index.differences(again, one_more)
     assert time.perf_counter() - began_s < 2.0
     assert again.version == snapshot.version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
+from artifactfs import errors
 from artifactfs.cli import cli
 from artifactfs.cli.mount_helper import is_generic
-from artifactfs.config import SETTINGS
+from artifactfs.config import SETTINGS, load
 
 
 def commands(group: click.Group, path: str = "") -> list[tuple[str, click.Command]]:
@@ -147,3 +149,17 @@ def test_the_mount_helper_refuses_what_it_does_not_know(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == status, done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_readme_has_every_setting_with_its_default_and_every_errno() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    defaults = load(environ={}, files=())
+    for setting in SETTINGS:
+        written = setting.written(setting.get(defaults))
+        shown = f"`{written}`" if written else ""
+        assert f"| `{setting.key}` | {shown} | {setting.explained} |" in readme
+    kinds = [errors.ArtifactfsError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.errno not in (errno.EINTR, errno.ENOTSUP):  # nobody sees these
+            assert f"`{errno.errorcode[kind.errno]}`" in readme

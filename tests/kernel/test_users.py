@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -27,17 +25,6 @@ FUSE_CONF = Path("/etc/fuse.conf")
 
 if os.getuid() != 0:
     pytest.skip("only root can be somebody else", allow_module_level=True)
-
-
-@pytest.fixture
-def open_device() -> Iterator[None]:
-    """``/dev/fuse`` is open to everybody, as distributions have it, and put back afterwards."""
-    with open(FUSE_DEVICE, "rb") as device:
-        fcntl.flock(device, fcntl.LOCK_EX)
-        before = stat.S_IMODE(os.stat(FUSE_DEVICE).st_mode)
-        os.chmod(FUSE_DEVICE, 0o666)
-        yield
-        os.chmod(FUSE_DEVICE, before)
 
 
 @pytest.fixture

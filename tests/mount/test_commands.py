@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from artifactfs.cache.grains import grain_count
 from artifactfs.controller.testing import LocalController
@@ -218,6 +220,7 @@ def test_doctor_knows_that_a_user_namespace_has_no_passthrough(user: UserMount) 
 def test_doctor_finds_this_machine_well_and_a_wrong_token_not(user: UserMount) -> None:
     done = user.command("doctor")
     assert "answers and takes the token" in done.stdout
+    assert "agrees with the service's" in done.stdout
     user.token = "flk_wrong"
     done = user.command("doctor", "--json", check=False)
     assert done.returncode == 1
@@ -284,16 +287,28 @@ def test_the_foreground_mount_says_that_it_is_there_and_ends_with_ctrl_c(
     user: UserMount,
 ) -> None:
     user.path.mkdir()
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(user.home / "notify"))
+    manager.settimeout(60)
     running = subprocess.Popen(
-        [sys.executable, "-m", "artifactfs", "mount", "--foreground", user.path],
-        env=user.environment, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "artifactfs", "mount", "--foreground", "--log-format", "json",
+         "--metrics-listen", "127.0.0.1:0", user.path],
+        env=user.environment | {"NOTIFY_SOCKET": str(user.home / "notify")},
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stderr is not None
+    metrics_url = ""
     for line in running.stderr:
+        if "metrics are at" in line:
+            metrics_url = json.loads(line)["message"].split()[-1]
         if "mounted at" in line:
             break
     assert "artifacts" in os.listdir(user.path)
+    assert manager.recv(4096).startswith(b"READY=1\nSTATUS=")
+    assert "artifactfs_up 1" in requests.get(metrics_url, timeout=60).text
     running.send_signal(signal.SIGINT)
+    wait_until(lambda: manager.recv(4096).startswith(b"STOPPING=1"), 60)
+    manager.close()
     running.stderr.read()
     assert running.wait(20) == 0
     running.stderr.close()

@@ -72,7 +72,13 @@ def world() -> Iterator[World]:
         return list(listing)
 
     catalog = Catalog(listed, ttl_s=10.0, clock=clock, retry_first_s=3600)
-    facts = {"url": "https://example.test", "mountpoint": "/mnt", "pid": 7, "token": "a file"}
+    facts: dict[str, object] = {
+        "url": "https://example.test",
+        "mountpoint": "/mnt",
+        "pid": 7,
+        "token": "a file",
+        "binding": {"name": "native", "open_files": 3, "passthrough": True},
+    }
     tree = ArtifactTree(
         catalog, store, outbox, facts=lambda: dict(facts), clock=clock, sync_wait_s=5.0
     )

@@ -7,10 +7,13 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.parser import text_string_to_metric_families as older_families
 
 from artifactfs import __version__
 from artifactfs.cache import CacheStatistics
@@ -20,6 +23,8 @@ from artifactfs.tree.node import AttributeChange, Directory, Space
 
 from .conftest import World
 from .fakes import DropEntry, artifact
+
+DASHBOARD = Path(__file__).parents[2] / "scripts/grafana-dashboard.json"
 
 
 def content(world: World, name: str) -> bytes:
@@ -106,46 +111,51 @@ def test_uploads_lists_the_outbox(world: World) -> None:
     assert (uploads["pending_files"], uploads["pending_bytes"], uploads["failed"]) == (1, 3, 1)
 
 
-def families(text: str) -> Iterator[tuple[str, str, str, str, float]]:
-    """Name, help, type, labels and value of each metric, as the text format 0.0.4 has them."""
-    assert text.endswith("\n")
-    lines = text[:-1].split("\n")
-    assert len(lines) % 3 == 0
-    for said, typed, sample in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
-        found = re.fullmatch(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^{}]*\})? (\S+)", sample)
-        assert found is not None, sample
-        name, labels, value = found.groups()
-        mark, word, of, explained = said.split(" ", 3)
-        assert (mark, word, of) == ("#", "HELP", name)
-        assert typed.split(" ")[:3] == ["#", "TYPE", name]
-        assert re.fullmatch(r'(\{[a-z_]+="[^"\\\n]*"\})?', labels or "")
-        yield name, explained, typed.split(" ", 3)[3], labels or "", float(value)
+def families(text: str) -> list[Metric]:
+    """What Prometheus's own reader of OpenMetrics finds."""
+    return list(text_string_to_metric_families(text))
+
+
+def samples(text: str) -> dict[str, float]:
+    found = [sample for family in families(text) for sample in family.samples]
+    values = {sample.name: sample.value for sample in found}
+    assert len(values) == len(found)
+    return values
 
 
 def test_metrics_are_what_prometheus_reads(world: World) -> None:
     world.list(artifact("x"))
-    found = list(families(content(world, "metrics.prom").decode()))
-    values = {name: value for name, _, _, _, value in found}
-    assert len(values) == len(found)
+    text = content(world, "metrics.prom").decode()
+    values = samples(text)
     assert values["artifactfs_up"] == 1
     assert values["artifactfs_listing_artifacts"] == 1
     assert values["artifactfs_cache_fetched_bytes_total"] == 1000
     assert values["artifactfs_cache_hits_total"] == 7
     assert values["artifactfs_cache_free_bytes"] == 1 << 29
-    assert (f'{{version="{__version__}"}}', 1) in [(one[3], one[4]) for one in found]
+    assert values["artifactfs_kernel_open_files"] == 3
+    labels = [one.samples[0].labels for one in families(text) if one.name.endswith("build_info")]
+    assert labels == [{"version": __version__}]
+    assert text.encode() == world.tree.metrics()
+
+
+def test_a_textfile_collector_reads_the_same_numbers(world: World) -> None:
+    """It knows the older format only, in which the end is a comment."""
+    text = content(world, "metrics.prom").decode()
+    older = {one.name: one.value for family in older_families(text) for one in family.samples}
+    assert older == samples(text)
 
 
 def test_metrics_have_names_by_prometheus_conventions(world: World) -> None:
     world.list(artifact("x"))
-    for name, explained, kind, _, _ in families(content(world, "metrics.prom").decode()):
-        assert name.startswith("artifactfs_")
-        assert kind in ("counter", "gauge")
-        assert name.endswith("_total") == (kind == "counter")
-        plain = name.removesuffix("_total")
+    for family in families(content(world, "metrics.prom").decode()):
+        assert family.name.startswith("artifactfs_")
+        assert family.type in ("counter", "gauge")
+        (sample,) = family.samples
+        assert sample.name == family.name + "_total" * (family.type == "counter")
         for unit in ("bytes", "seconds"):
-            assert plain.endswith(f"_{unit}") == (f"_{unit}" in plain)
-        assert not re.search("_(s|ms|kb|mb|percent)$", plain)
-        assert explained.endswith(".")
+            assert family.name.endswith(f"_{unit}") == (f"_{unit}" in family.name)
+        assert not re.search("_(s|ms|kb|mb|percent|total)$", family.name)
+        assert family.documentation.endswith(".")
 
 
 def test_every_statistic_of_the_cache_is_a_metric() -> None:
@@ -194,3 +204,15 @@ def test_every_entry_is_found_and_numbered_apart(world: World) -> None:
     assert len(numbers) == 6
     assert directory.find("other") is None
     assert directory.attributes().mode == 0o555
+
+
+def test_the_dashboard_asks_for_metrics_that_exist(world: World) -> None:
+    world.list(artifact("x"))
+    there = set(samples(content(world, "metrics.prom").decode()))
+    there |= {f"artifactfs_kernel_{name}" for name in metrics.KERNEL}
+    there |= {f"artifactfs_cache_{name}" for name, _, _ in metrics.CACHE.values()}
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    used = {name for expression in asked for name in re.findall(r"artifactfs_\w+", expression)}
+    assert len(used) > 15
+    assert used <= there

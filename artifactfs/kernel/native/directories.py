@@ -6,7 +6,9 @@ An open directory reads from one listing, taken when its first entry is read (or
 **The kernel's cache of a listing.** A directory that has a `listing_version` is opened with
 CACHE_DIR: the kernel keeps what it reads, and while the version stays the same further opens get
 KEEP_CACHE too, and read nothing from us at all. Once it has changed, the next open lacks KEEP_CACHE
-and the kernel drops what it has. Two readers of different versions must not fill one cache: the
+and the kernel drops what it has. What was read without attributes, because nobody asked for any, is
+not kept beyond the next open either: else whoever asks for them then would have to look up each
+name. Two readers of different versions must not fill one cache: the
 kernel joins what they read by its position, so a position (`cookie`) carries the version in its
 upper half and never fits another listing.
 """
@@ -75,22 +77,31 @@ class DirectoryOperations:
         fh, offset, size, *_ = wire.READ_IN.unpack_from(body)
         opened = self._mount.handles.directory(fh)
         entries = _listing(opened, offset)
+        index = offset & _INDEX_MASK
+        tag = opened.tag
         records: list[bytes] = []
         room = size
-        for index in range(offset & _INDEX_MASK, len(entries) + 2):
-            cookie = opened.tag | (index + 1)
-            if index < 2:
-                record = dirent(opened.node.ino, _DOTS[index], cookie, Kind.DIRECTORY)
-            else:
-                entry = entries[index - 2]
-                name = _shown(entry.name)
-                if name is None:
-                    continue
-                record = dirent(entry.node.ino, name, cookie, _kind(entry.node))
+        while index < 2:
+            record = dirent(opened.node.ino, _DOTS[index], tag | (index + 1), Kind.DIRECTORY)
             room -= len(record)
             if room < 0:
                 break
             records.append(record)
+            index += 1
+        cookie = tag | index
+        most = size // wire.DIRENT.size
+        for entry in entries[index - 2 : index - 2 + most] if index >= 2 else ():
+            cookie += 1
+            name = _shown(entry.name)
+            if name is None:
+                continue
+            record = dirent(entry.node.ino, name, cookie, _kind(entry.node))
+            room -= len(record)
+            if room < 0:
+                break
+            records.append(record)
+        if records and index >= 2:
+            self._mount.inodes.forget_listing(opened.node.ino)
         call.answer(b"".join(records))
 
     def read_plus(self, call: Call, body: memoryview) -> None:

@@ -114,6 +114,11 @@ class Inodes:
             self._listed[nodeid] = version
         return same
 
+    def forget_listing(self, nodeid: int) -> None:
+        """The kernel is not to keep what it has cached of this directory beyond the next open."""
+        with self._lock:
+            self._listed.pop(nodeid, None)
+
     def count(self) -> int:
         """How many nodes are kept, without the root."""
         return len(self._lookups)

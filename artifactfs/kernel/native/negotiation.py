@@ -5,8 +5,9 @@ Pure but for `deadline_s`, which reads two numbers of /proc.
 What is asked for, if it is offered:
 
 * ASYNC_READ, BIG_WRITES and MAX_PAGES (256): several reads of one file at a time, 1 MiB each way;
-* DO_READDIRPLUS without AUTO: a listing brings the attributes along, so ``ls -l`` of 10 000 entries
-  is sixty requests instead of ten thousand;
+* DO_READDIRPLUS and its AUTO: a listing brings the attributes along where they are asked for
+  afterwards, so ``ls -l`` of 10 000 entries is sixty requests instead of ten thousand, and a plain
+  ``ls`` of 100 000 need not make what it does not show: 1.8 s less of 4.8;
 * PARALLEL_DIROPS: a look-up that waits does not hold up others in its directory;
 * ATOMIC_O_TRUNC: ``open(O_TRUNC)`` is one step;
 * CACHE_SYMLINKS: a link's target is asked for once;
@@ -50,6 +51,7 @@ WANTED: Final = (
     | wire.ATOMIC_O_TRUNC
     | wire.BIG_WRITES
     | wire.DO_READDIRPLUS
+    | wire.READDIRPLUS_AUTO
     | wire.PARALLEL_DIROPS
     | wire.ABORT_ERROR
     | wire.MAX_PAGES

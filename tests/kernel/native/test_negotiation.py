@@ -35,7 +35,6 @@ def test_what_must_not_be_is_never_taken() -> None:
     for unwanted in (
         wire.WRITEBACK_CACHE,
         wire.AUTO_INVAL_DATA,
-        wire.READDIRPLUS_AUTO,
         wire.SETXATTR_EXT,
     ):
         assert not agreed.flags & unwanted
