@@ -70,7 +70,7 @@ from artifactfs.kernel.mounting import (
 )
 from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.remote import Service
-from artifactfs.supervisor import NOBODY, Supervisor, Watch
+from artifactfs.supervisor import NOBODY, Conversation, Supervisor
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
@@ -389,7 +389,7 @@ class Mount:
             closing.callback(tree.close)
             if self._config.metrics.listen:
                 closing.enter_context(Exposition(self._config.metrics.listen, tree.metrics))
-            watch = Watch(
+            watch = Conversation(
                 supervisor,
                 answers=lambda: answers(self.mountpoint),
                 says=lambda: _in_words(catalog, outbox),
@@ -417,7 +417,7 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox, watch: Watch) -> None:
+    def _drain(self, outbox: Outbox, watch: Conversation) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending()
         if not files:

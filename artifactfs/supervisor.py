@@ -7,11 +7,11 @@ dead. ``JOURNAL_STREAM`` is the device and inode of the pipe that leads to the j
 understands a level in front of a line (sd-daemon(3)). `config` reads these variables with all else
 that the environment says; a `Supervisor` is what they said.
 
-`Watch` is the conversation. It says READY once the mount answers; from then on a thread has the
-mount asked at every beat (by a process of its own: a driver that waits for itself could not be
-killed) and pings only if it answered, so that a driver that lives and serves nobody is restarted,
-too. At the end it says STOPPING, and how long the uploads may take. Nothing here fails: a manager
-that does not listen is none.
+A `Conversation` says READY once the mount answers; from then on a thread has the mount asked at
+every beat (by a process of its own: a driver that waits for itself could not be killed) and pings
+only if it answered, so that a driver that lives and serves nobody is restarted, too. At the end it
+says STOPPING, and how long the uploads may take. Nothing here fails: a manager that does not listen
+is none.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def supervisor_of(environ: Mapping[str, str], pid: int) -> Supervisor:
     return Supervisor(notify_socket, watchdog_s, environ.get("JOURNAL_STREAM") or None)
 
 
-class Watch:
+class Conversation:
     """The conversation with a supervisor, from `ready` to `close`.
 
     `answers` says whether the mount does and must itself come back in time; `says` is one line for

@@ -5,8 +5,8 @@ them into settings; ``failures`` turns errors into one line and an exit status; 
 ``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
 ``running`` talks to a mount that runs, through the mount itself; ``supervision`` and ``borrowing``
 are what a mount for one command needs. The commands stand in ``mounting``, ``accompanying``,
-``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing`` and
-``manual`` tell shells and man(1) of them.
+``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing``
+and ``manual`` tell shells and man(1) of them.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
 3 not everything is uploaded, 130 interrupted.

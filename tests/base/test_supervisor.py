@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.config import load
-from artifactfs.supervisor import NOBODY, Supervisor, Watch, supervisor_of
+from artifactfs.supervisor import NOBODY, Conversation, Supervisor, supervisor_of
 
 
 class Manager:
@@ -39,7 +39,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def test_it_hears_that_the_mount_is_there_lives_and_ends(manager: Manager) -> None:
     beats = iter(("3 artifacts", "4 artifacts", *("5 artifacts" for _ in range(1000))))
-    watch = Watch(Supervisor(manager.path, 0.04), lambda: True, lambda: next(beats))
+    watch = Conversation(Supervisor(manager.path, 0.04), lambda: True, lambda: next(beats))
     watch.ready()
     assert manager.hears() == ["READY=1", "STATUS=3 artifacts", "WATCHDOG=1"]
     assert manager.hears() == ["STATUS=4 artifacts", "WATCHDOG=1"]
@@ -56,7 +56,7 @@ def test_it_hears_that_the_mount_is_there_lives_and_ends(manager: Manager) -> No
 
 
 def test_a_mount_that_does_not_answer_is_not_said_to_live(manager: Manager) -> None:
-    watch = Watch(Supervisor(manager.path, 0.04), lambda: False, lambda: "well")
+    watch = Conversation(Supervisor(manager.path, 0.04), lambda: False, lambda: "well")
     watch.ready()
     assert "READY=1" in manager.hears()
     for _ in range(3):
@@ -66,7 +66,7 @@ def test_a_mount_that_does_not_answer_is_not_said_to_live(manager: Manager) -> N
 
 def test_nobody_who_listens_is_no_trouble_and_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    watch = Watch(NOBODY, lambda: True, lambda: "well")
+    watch = Conversation(NOBODY, lambda: True, lambda: "well")
     watch.ready()
     assert threading.active_count() == before
     watch.stopping("unmounted", 1)
