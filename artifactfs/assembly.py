@@ -42,7 +42,7 @@ from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.jobs import (
     Jobs,
-    Watch,
+    JobWatch,
     Watched,
     follow_log,
     pretty,
@@ -284,7 +284,7 @@ class Client:
         cancelled: threading.Event,
     ) -> list[Watched]:
         """Tell of every change of these jobs, or of a project's, until all have ended."""
-        return Watch(self._service.jobs, job_ids, project).run(tell, cancelled)
+        return JobWatch(self._service.jobs, job_ids, project).run(tell, cancelled)
 
     def cached(self) -> tuple[list[CachedContent], dict[str, list[str]], RemoteError | None]:
         """What lies in the cache, the last used first, and the names of each by its key.

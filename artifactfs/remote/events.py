@@ -29,6 +29,7 @@ from artifactfs.remote.sse import MOST_FRAME_BYTES, Event, Parser
 
 PATIENCE_S = 10.0
 PAUSE_S = 0.25
+LEAST_PAUSE_S = 0.05
 MOST_PAUSE_S = 30.0
 _PIECE_BYTES = 64 << 10
 _NO_CONTENT = 204
@@ -114,7 +115,7 @@ class EventStream:
                 raise
         finally:
             if parser.retry_ms is not None:
-                self._pause_s = min(parser.retry_ms / 1000, MOST_PAUSE_S)
+                self._pause_s = min(max(parser.retry_ms / 1000, LEAST_PAUSE_S), MOST_PAUSE_S)
         if not brought:
             raise Transient(Unreachable(f"GET {self._path}: the stream ended without an event"))
         return False

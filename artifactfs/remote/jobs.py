@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from artifactfs.errors import BadAnswer, Conflict, Gone
+from artifactfs.errors import BadAnswer, Conflict, Gone, TooLarge
 from artifactfs.job import Change, Job, StreamEvent, Task
 from artifactfs.remote import wire, wire_jobs
 from artifactfs.remote.events import PATIENCE_S, EventStream
@@ -53,13 +53,19 @@ class JobsApi:
             return None
 
     def output(self, job_id: str, *, deadline_s: float | None = None) -> bytes | None:
-        """What the service says now that the job has printed, None if it says nothing of it."""
+        """What the service says now that the job has printed, None if it says nothing of it.
+
+        Raises `TooLarge` where that is more than can be kept in memory.
+        """
         try:
             data, headers = self._session.body(
                 "GET", f"jobs/{_quoted(job_id)}/output", read=bytes, deadline_s=deadline_s
             )
         except (Gone, Conflict):
             return None
+        except BadAnswer as error:
+            remedy = f"`artifactfs logs -f {job_id}` shows what it prints from now on"
+            raise TooLarge(error.message, remedy=remedy) from error
         return wire_jobs.output(data, headers.get("Content-Type", ""))
 
     def poll(self, job_id: str, *, deadline_s: float | None = None) -> Change:

@@ -220,7 +220,8 @@ def change(kind: str, data: str, job_id: str | None = None) -> Change | None:
     )
     deltas = _value(document, _DELTAS)
     if isinstance(deltas, list):
-        whole = "tasks" in document and kind != "task"
+        # Only where it is all of them is a task's place its index.
+        whole = "tasks" in document and (kind == "snapshot" or isinstance(inner, dict))
         found = tuple(
             task(entry, place if whole else None)
             for place, entry in enumerate(deltas)

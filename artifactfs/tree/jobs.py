@@ -276,9 +276,12 @@ class JobDirectory(StillDirectory):
         return fresh and self._rooms.jobs.is_current(self._id)
 
     def freshen(self) -> None:
+        jobs = self._rooms.jobs
+        for which in Document:
+            jobs.documents.order(self._id, which)
         try:
-            self._rooms.jobs.documents.get_all(self._id, list(Document), LOOK_WAIT_S)
-            self._rooms.jobs.look(self._id, LOOK_WAIT_S)
+            jobs.look(self._id, LOOK_WAIT_S)
+            jobs.documents.get_all(self._id, list(Document), LOOK_WAIT_S)
         except (RemoteError, OSError):
             return  # what is known is shown; looking up a name says what is the matter
 
@@ -377,6 +380,10 @@ class TasksDirectory(StillDirectory):
         return page.changed_ns if page is not None else self._rooms.made_ns
 
     def find(self, name: str) -> Node | None:
+        stale = not self._rooms.jobs.documents.in_trouble and not self.is_fresh()
+        return None if stale else self._known(name)
+
+    def _known(self, name: str) -> Node | None:
         if name in self._tasks():
             return TaskDirectory(self._rooms, self._id, int(name))
         return None
@@ -387,7 +394,7 @@ class TasksDirectory(StillDirectory):
 
     def look_up(self, name: str) -> Node | None:
         self._rooms.jobs.documents.get(self._id, Document.TASKS, LOOK_WAIT_S)
-        return self.find(name)
+        return self._known(name)
 
     def is_fresh(self) -> bool:
         return self._rooms.jobs.documents.is_fresh(self._id, Document.TASKS)

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from artifactfs.config import HttpConfig
-from artifactfs.errors import Cancelled, NotAllowed, Unreachable, Unsupported
+from artifactfs.errors import Cancelled, NotAllowed, TooLarge, Unreachable, Unsupported
 from artifactfs.job import StreamEvent
 from artifactfs.remote import EventStream, Service, TooLargeEvent
 from artifactfs.token import Secret, TokenSource
@@ -94,6 +94,17 @@ def test_an_event_that_is_too_large_is_told() -> None:
         followed = EventStream(one._session, "jobs/j/stream", most_event_bytes=100)
         with pytest.raises(TooLargeEvent):
             followed.follow(lambda _: True)
+        one.close()
+
+
+def test_an_output_that_is_too_large_says_what_to_do_instead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("artifactfs.remote.session.MOST_ANSWER_BYTES", 1)
+    with Scripted(plain("200 OK", "text/plain")) as server:
+        one = service(server)
+        with pytest.raises(TooLarge, match="logs -f"):
+            one.jobs.output("j")
         one.close()
 
 

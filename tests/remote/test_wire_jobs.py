@@ -83,6 +83,11 @@ def test_events_of_one_task_of_a_job_and_of_everything() -> None:
     assert found is not None
     assert found.whole
     assert [task.index for task in found.tasks] == [0, 5]
+    deltas = {"job_id": "j", "tasks": [{"id": "t9", "status": "running"}]}
+    found = wire_jobs.change("task_delta", json.dumps(deltas))
+    assert found is not None
+    assert found.tasks == (Task(None, "t9", "running"),)  # its place among the news is no index
+    assert not found.whole
     assert wire_jobs.change("job", "no json", "j") is None
 
 

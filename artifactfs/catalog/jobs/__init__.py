@@ -11,16 +11,16 @@ from artifactfs.catalog.jobs.live import JobLog, ProjectLog
 from artifactfs.catalog.jobs.pretty import pretty
 from artifactfs.catalog.jobs.reading import follow_log, read_log, read_result
 from artifactfs.catalog.jobs.registry import Jobs, Known
-from artifactfs.catalog.jobs.watching import Watch, Watched
+from artifactfs.catalog.jobs.watching import JobWatch, Watched
 
 __all__ = [
     "Document",
     "JobLog",
+    "JobWatch",
     "Jobs",
     "Known",
     "Page",
     "ProjectLog",
-    "Watch",
     "Watched",
     "follow_log",
     "pretty",

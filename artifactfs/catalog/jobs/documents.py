@@ -85,7 +85,8 @@ class Page:
     @property
     def size_bytes(self) -> int:
         """How much memory it takes, roughly."""
-        return 500 + len(self.data or b"") + len(self.shown)
+        told = self.data or b""
+        return 500 + len(told) + (0 if self.shown is told else 2 * len(self.shown))
 
 
 Key = tuple[str, Document]

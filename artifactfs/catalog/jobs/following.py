@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from artifactfs.errors import Cancelled, TimedOut, Unreachable, Unsupported
+from artifactfs.errors import Cancelled, TimedOut, TooLarge, Unreachable, Unsupported
 from artifactfs.job import Change, StreamEvent, lacks_beginning, with_beginning
 from artifactfs.remote import EventStream, TooLargeEvent
 
@@ -40,6 +40,17 @@ class Source(Protocol):
     def stream(self, job_id: str, *, last_id: str = "") -> EventStream: ...
     def project_stream(self, project: str, *, last_id: str = "") -> EventStream: ...
     def read_event(self, event: StreamEvent, job_id: str | None = None) -> Change | None: ...
+
+
+def begun(source: Source, change: Change) -> Change:
+    """`change`, with the beginning of the output if that is missing and can be had."""
+    if not lacks_beginning(change):
+        return change
+    try:
+        said = source.output(change.job_id, deadline_s=ASK_S) or b""
+    except TooLarge:
+        return change
+    return with_beginning(change, said.decode("utf-8", "replace"))
 
 
 class JobFollower:
@@ -71,16 +82,17 @@ class JobFollower:
             began_s = time.monotonic()
             try:
                 change = self._source.poll(self._job_id, deadline_s=ASK_S)
-                if self._from_start and lacks_beginning(change):
-                    said = self._source.output(self._job_id, deadline_s=ASK_S) or b""
-                    change = with_beginning(change, said.decode("utf-8", "replace"))
+                if self._from_start:
+                    change = begun(self._source, change)
                 self._from_start = told = False
                 self._take(change)
                 if change.job is not None and change.job.ended:
                     return
                 if streams:
+                    asked_s = time.monotonic()
                     self._follow_stream()
-                    continue
+                    if time.monotonic() - asked_s > self._poll_s:
+                        continue
             except (Unsupported, TooLargeEvent) as reason:
                 streams = False
                 _log.debug("no stream of the job %s: %r", self._job_id, reason)

@@ -13,6 +13,7 @@ already, this one writes its own, which goes with it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -91,7 +92,7 @@ class Log:
         data = "".join(texts).encode("utf-8", "replace")
         size = self._sizes.get(index, 0)
         if size + len(data) > MOST_BYTES:
-            raise OSError(27, os.strerror(27))  # EFBIG
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
         path = self._path(index)
         if index is not None and index not in self._sizes:
             path.parent.mkdir(mode=0o700, exist_ok=True)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from artifactfs.catalog.jobs import following
-from artifactfs.catalog.jobs.following import JobFollower
+from artifactfs.catalog.jobs.following import JobFollower, begun
 from artifactfs.catalog.jobs.weaving import Weaver
 from artifactfs.errors import Cancelled
-from artifactfs.job import Change, lacks_beginning, with_beginning
+from artifactfs.job import Change
 
 LOOK_S = 0.1
 CLOSE_S = 2.0
@@ -27,10 +27,7 @@ class Source(following.Source, Protocol):
 
 def read_log(source: Source, job_id: str, write: Callable[[str], None]) -> None:
     """Write the log as it is now. Raises what the service says."""
-    change = source.poll(job_id)
-    if lacks_beginning(change):
-        said = source.output(job_id) or b""
-        change = with_beginning(change, said.decode("utf-8", "replace"))
+    change = begun(source, source.poll(job_id))
     write("".join(Weaver().take(change).live))
 
 

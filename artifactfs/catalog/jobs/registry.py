@@ -157,8 +157,9 @@ class Jobs:
         about = job.read if ended or not job.read.ended else None
         change = Change(job_id, about, found, whole=ended)
         if not log.size(None) and lacks_beginning(change):
-            output = self.documents.get(job_id, Document.OUTPUT, wait_s).data or b""
-            change = with_beginning(change, output.decode("utf-8", "replace"))
+            with contextlib.suppress(RemoteError):  # else the log says that it may be missing
+                output = self.documents.get(job_id, Document.OUTPUT, wait_s).data or b""
+                change = with_beginning(change, output.decode("utf-8", "replace"))
         self.logs.glance(change, tasks)
 
     def is_current(self, job_id: str) -> bool:

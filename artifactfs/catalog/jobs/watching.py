@@ -49,7 +49,7 @@ class Watched:
     last_line: str
 
 
-class Watch:
+class JobWatch:
     """One watch. `run` tells of every change and returns the jobs as they are at its end."""
 
     def __init__(self, source: Source, job_ids: Sequence[str], project: str | None = None) -> None:
