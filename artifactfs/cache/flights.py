@@ -3,7 +3,7 @@
 A *flight* is one ranged download for one content. Spans wait in a queue; a thread that is free
 takes the first piece of one, as long as one request should be (``lanes``), so that a large window
 uses as many connections as bring something, and a reader who jumps elsewhere does not wait for all
-of it. Each grain is claimed by one flight at a time (``content``): no byte is downloaded twice.
+of it. Each grain is claimed by one flight at a time (``shared``): no byte is downloaded twice.
 
 Flights that somebody waits for go before those that read ahead. *Bulk* flights, longer than what
 one reader waits for at a time, share the lanes; short ones go whenever a thread is free, because
@@ -29,9 +29,9 @@ from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.arrival import WRITE_BYTES, Arrival
-from artifactfs.cache.content import Shared
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.cache.lanes import SHORT_BYTES, TICK_S, Lanes
+from artifactfs.cache.shared import Shared
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 

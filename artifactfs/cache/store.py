@@ -1,4 +1,4 @@
-"""The cache as a whole: which contents are open, what is known of the others, how much there is.
+"""The cache as a whole: which contents are open, and what is known of the others.
 
 Everyone who reads opens a content here and closes it again. While it is open somewhere, there is
 one `Shared` for it (`_open`); afterwards its state stays in a bounded LRU for a while (`_known`),
@@ -7,9 +7,8 @@ SHA-256 is refused for ten minutes (`_refused`), so that a broken one is not dow
 again. What ``ls -ls`` wants to know of contents that are not open comes from their sidecars' first
 bytes, remembered for some seconds.
 
-One thread, the *keeper*, brings those first bytes up to date once a second, ends waits that are
-overdue, and surveys and evicts (``evict``). Two mounts can share a directory (``sidecar``): what
-one has fetched the other finds, and eviction respects what others have open.
+Two mounts can share a directory (``sidecar``): what one has fetched the other finds, and eviction
+(``keeper``) respects what others have open.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ import os
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,101 +30,34 @@ from cachetools import LRUCache, TTLCache
 from artifactfs.artifact import Artifact
 from artifactfs.cache import evict
 from artifactfs.cache.allowance import Allowance
-from artifactfs.cache.content import Content, Counters, Shared, is_held
+from artifactfs.cache.checking import check_grains, header_of
+from artifactfs.cache.content import Content
+from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
+from artifactfs.cache.files import is_held
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
     GRAIN_BYTES,
     GrainTable,
     checksum,
-    grain_count,
-    span_of,
 )
+from artifactfs.cache.keeper import Keeper
+from artifactfs.cache.memory import GrainMemory
 from artifactfs.cache.places import Place, Places
-from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek, write_sidecar
+from artifactfs.cache.shared import Shared
+from artifactfs.cache.sidecar import write_sidecar
 from artifactfs.cache.verifier import Verifier
 from artifactfs.errors import BadAnswer, CacheError, Cancelled, ContentChanged
 from artifactfs.spans import Span
 
 KNOWN_BYTES = 32 << 20
 ALLOWED_WINDOWS = 4
-MEMORY_BYTES = 64 << 20
 USAGES = 1 << 17
 WHOLE_PIECE_BYTES = 1 << 18
 USAGE_S = 30.0
 REFUSED = 4096
 REFUSED_S = 600.0
-KEEP_S = 1.0
-FIRST_SURVEY_S = 5.0
-_JOIN_S = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """How much of a content is cached; `size_bytes` is None while nobody knows."""
-
-    cached_bytes: int
-    size_bytes: int | None
-    verified: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStatistics:
-    """What a store holds and has done since it started. `cached_bytes` is the last survey's."""
-
-    cached_bytes: int
-    size_bytes: int
-    open_contents: int
-    hits: int
-    misses: int
-    read_bytes: int
-    fetched_bytes: int
-    evicted_bytes: int
-    verified_bytes: int
-    mismatches: int
-    refetched_grains: int
-    uncached_grains: int
-
-
-@dataclass(frozen=True, slots=True)
-class CachedContent:
-    """One content of the cache directory. `key` is its SHA-256, or what `Store.key_of` says."""
-
-    key: str
-    size_bytes: int
-    cached_bytes: int
-    disk_bytes: int
-    verified: bool
-    pinned: bool
-    used_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyReport:
-    """What checking every cached grain has shown."""
-
-    contents: int
-    grains: int
-    dropped_grains: int
-
-
-class GrainMemory:
-    """Grains that the disk did not take, the latest 64 MiB of them. Guarded by `_lock`."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._grains: LRUCache[tuple[str, int], bytes] = LRUCache(MEMORY_BYTES, len)
-
-    def put(self, key: str, grain: int, data: bytes) -> None:
-        """Keep a grain."""
-        with self._lock:
-            self._grains[key, grain] = data
-
-    def get(self, key: str, grain: int) -> bytes | None:
-        """A grain, if it is still here."""
-        with self._lock:
-            return self._grains.get((key, grain))
 
 
 class _ToFile:
@@ -183,7 +114,6 @@ class Store:
     ) -> None:
         self._places = Places(directory, origin)
         self._source = source
-        self._budget = evict.Budget(size_bytes, min_free_bytes)
         self._window_max_bytes = window_max_bytes
         self._allowance = Allowance(ALLOWED_WINDOWS * window_max_bytes)
         self._read_timeout_s = read_timeout_s
@@ -197,10 +127,10 @@ class Store:
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
         self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
         self._changed: dict[str, bool] = {}  # a change that the next opening is to be told of
-        self._surveyed_bytes = 0
-        self._fetched_at_survey = 0
         self._ended = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="cache", daemon=True)
+        self._keeper = Keeper(
+            self, self._places, evict.Budget(size_bytes, min_free_bytes), self._counters
+        )
 
     def start(self) -> None:
         """Make the directory and start the threads. Raises `CacheError`."""
@@ -213,16 +143,15 @@ class Store:
             ) from error
         self._crew.open()
         self._verifier.open()
-        self._keeper.start()
+        self._keeper.open()
 
     def close(self) -> None:
         """End downloads and threads, and write what is not written yet."""
         self._ended.set()
         self._crew.close()
         self._verifier.close()
-        if self._keeper.ident is not None:
-            self._keeper.join(_JOIN_S)
-        for shared in self._all_open():
+        self._keeper.close()
+        for shared in self.all_open():
             shared.save()
 
     # Contents
@@ -311,7 +240,7 @@ class Store:
     def _size_of(self, artifact: Artifact, place: Place) -> int:
         if artifact.size_bytes is not None:
             return artifact.size_bytes
-        header = self._header(place)
+        header = header_of(place)
         if header is not None:
             return header[0]
         size_bytes = self._source.probe(artifact).size_bytes
@@ -362,7 +291,7 @@ class Store:
             table = shared.table
             return Usage(table.cached_bytes, shared.size_bytes, table.verified)
         if known is None:
-            header = self._header(place)
+            header = header_of(place)
             if header is None:
                 return Usage(0, artifact.size_bytes, False)
             known = Usage(header[1], header[0], header[2])
@@ -370,33 +299,9 @@ class Store:
                 self._usages[place.key] = known
         return known
 
-    @staticmethod
-    def _header(place: Place) -> tuple[int, int, bool] | None:
-        try:
-            descriptor = os.open(place.sidecar, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return None
-        try:
-            return peek(os.read(descriptor, HEADER_BYTES))
-        except OSError:
-            return None
-        finally:
-            os.close(descriptor)
-
     def space(self) -> tuple[int, int]:
         """What the cache may hold and how much of that is left, in bytes. At once."""
-        used_bytes = self._used_bytes()
-        try:
-            disk = os.statvfs(self._places.root)
-            free_bytes = disk.f_bavail * disk.f_frsize - self._budget.min_free_bytes
-        except OSError:
-            free_bytes = 0
-        left_bytes = min(self._budget.size_bytes - used_bytes, free_bytes)
-        return self._budget.size_bytes, max(0, left_bytes)
-
-    def _used_bytes(self) -> int:
-        since_bytes = self._counters.fetched_bytes - self._fetched_at_survey
-        return self._surveyed_bytes + max(0, since_bytes)
+        return self._keeper.space()
 
     def statistics(self) -> CacheStatistics:
         """Counters since the start. At once."""
@@ -404,8 +309,8 @@ class Store:
         with self._lock:
             open_contents = len(self._open)
         return CacheStatistics(
-            cached_bytes=self._used_bytes(),
-            size_bytes=self._budget.size_bytes,
+            cached_bytes=self._keeper.used_bytes(),
+            size_bytes=self._keeper.budget.size_bytes,
             open_contents=open_contents,
             hits=counted.hits,
             misses=counted.misses,
@@ -466,7 +371,7 @@ class Store:
             write_sidecar(place.sidecar, size_bytes, sums, verified=verified)
         finally:
             temporary.unlink(missing_ok=True)
-        self._surveyed_bytes += size_bytes
+        self._keeper.came(size_bytes)
 
     def pin(self, artifact: Artifact) -> None:
         """Fetch it whole in the background and never evict it. Raises `OSError`."""
@@ -497,7 +402,7 @@ class Store:
         """Every content that is there, the last used first. Walks the directory."""
         contents = []
         for one in evict.survey(self._places):
-            header = self._header(one.place)
+            header = header_of(one.place)
             if header is not None:
                 size_bytes, cached_bytes, verified = header
                 used_at = datetime.fromtimestamp(one.used_ns / 1e9, UTC)
@@ -516,24 +421,18 @@ class Store:
 
     def clear(self) -> int:
         """Remove whatever is not open or pinned; the bytes that became free."""
-        found = [one for one in evict.survey(self._places) if not one.pinned]
-        return self._remove([one for one in found if not self._in_use(one.place.key)])
+        return self._keeper.clear()
 
-    def _in_use(self, key: str) -> bool:
+    def in_use(self, key: str) -> bool:
+        """Whether anybody has the content open."""
         with self._lock:
             return key in self._open
 
-    def _remove(self, victims: list[evict.Found]) -> int:
-        freed_bytes = 0
-        for victim in victims:
-            with self._lock:
-                self._known.pop(victim.place.key, None)
-                self._usages.pop(victim.place.key, None)
-            if evict.remove(victim.place):
-                freed_bytes += victim.disk_bytes
-        self._counters.evicted_bytes += freed_bytes
-        self._surveyed_bytes = max(0, self._surveyed_bytes - freed_bytes)
-        return freed_bytes
+    def forget(self, key: str) -> None:
+        """Its files are being removed: nothing is known of it any more."""
+        with self._lock:
+            self._known.pop(key, None)
+            self._usages.pop(key, None)
 
     def verify(self, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
         """Check every grain that is stored; what is wrong is dropped and fetched again when read.
@@ -543,89 +442,14 @@ class Store:
         places = list(self._places.all())
         grains = dropped = 0
         for number, place in enumerate(places, 1):
-            if not self._in_use(place.key):
-                checked, bad = self._verify_one(place)
+            if not self.in_use(place.key):
+                checked, bad = check_grains(place)
                 grains, dropped = grains + checked, dropped + bad
             if progress is not None:
                 progress(number, len(places))
         return VerifyReport(len(places), grains, dropped)
 
-    def _verify_one(self, place: Place) -> tuple[int, int]:
-        header = self._header(place)
-        if header is None:
-            evict.remove(place)
-            return 0, 0
-        size_bytes = header[0]
-        checked = bad = right_bytes = 0
-        with contextlib.suppress(OSError), contextlib.ExitStack() as files:
-            sidecar = Sidecar(place.sidecar, size_bytes)
-            files.callback(sidecar.close)
-            file = files.enter_context(Path(place.path).open("rb", buffering=0))
-            sums = sidecar.sums(0, grain_count(size_bytes))
-            for grain, total in enumerate(sums):
-                if not total:
-                    continue
-                checked += 1
-                span = span_of(grain, grain + 1, size_bytes)
-                data = os.pread(file.fileno(), len(span), span.start)
-                if len(data) != len(span) or checksum(data) != total:
-                    sidecar.forget(grain, grain + 1)
-                    bad += 1
-                else:
-                    right_bytes += len(span)
-            if bad:
-                sidecar.describe(right_bytes, verified=False)
-        return checked, bad
-
-    # The keeper
-
-    def _all_open(self) -> list[Shared]:
+    def all_open(self) -> list[Shared]:
+        """The contents that somebody has open."""
         with self._lock:
             return list(self._open.values())
-
-    def _keep(self) -> None:
-        survey_at_s = time.monotonic() + FIRST_SURVEY_S
-        while not self._ended.wait(KEEP_S):
-            now_s = time.monotonic()
-            try:
-                for shared in self._all_open():
-                    shared.overdue(now_s)
-                    shared.save()
-                fetched_bytes = self._counters.fetched_bytes - self._fetched_at_survey
-                due = survey_at_s is not None and now_s >= survey_at_s
-                if due or fetched_bytes > self._budget.size_bytes // 16 or self._is_tight():
-                    if due or fetched_bytes > 0:
-                        self._survey()
-                    survey_at_s = float("inf")
-            except Exception:  # noqa: BLE001 - without its keeper the cache would grow for ever
-                _log.exception("the cache could not be kept in order")
-
-    def _is_tight(self) -> bool:
-        return self._used_bytes() > self._budget.size_bytes or self._free_bytes() < (
-            self._budget.min_free_bytes
-        )
-
-    def _free_bytes(self) -> int:
-        try:
-            return shutil.disk_usage(self._places.root).free
-        except OSError:
-            return 1 << 62
-
-    def _survey(self) -> None:
-        fetched_bytes = self._counters.fetched_bytes
-        found = list(evict.survey(self._places))
-        self._surveyed_bytes = sum(one.disk_bytes for one in found)
-        self._fetched_at_survey = fetched_bytes
-        self._places.remove_older()
-        excess = evict.excess_bytes(self._surveyed_bytes, self._free_bytes(), self._budget)
-        if excess:
-            excess -= self._remove(evict.choose(found, excess, self._in_use))
-            for shared in self._all_open():
-                if excess > 0:
-                    excess -= self._punch(shared, excess)
-
-    def _punch(self, shared: Shared, wanted_bytes: int) -> int:
-        freed_bytes = shared.punch(wanted_bytes)
-        self._counters.evicted_bytes += freed_bytes
-        self._surveyed_bytes = max(0, self._surveyed_bytes - freed_bytes)
-        return freed_bytes

@@ -24,8 +24,8 @@ import os
 import threading
 from collections import deque
 
-from artifactfs.cache.content import Following, Shared
 from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.cache.shared import Following, Shared
 
 HASH_BYTES = 1 << 18
 TURN_BYTES = 16 << 20
