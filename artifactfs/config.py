@@ -166,9 +166,10 @@ def _xdg(environ: Mapping[str, str], variable: str, fallback: str) -> Path:
 
 
 def _home() -> Path:
+    """The user's home; ``/`` for one without, as containers have it."""
     try:
         return Path.home()
-    except RuntimeError:  # neither $HOME nor a line in /etc/passwd: as for a daemon
+    except RuntimeError:  # neither HOME nor an entry in passwd
         return Path("/")
 
 
@@ -389,8 +390,8 @@ class Setting:
             return f"{value:g}s"
         if isinstance(value, bool):
             return str(value).lower()
-        if isinstance(value, Path) and value.is_relative_to(Path.home()):
-            return f"~/{value.relative_to(Path.home())}"
+        if isinstance(value, Path) and value.is_relative_to(_home()):
+            return f"~/{value.relative_to(_home())}"
         return ":".join(value) if isinstance(value, tuple) else str(value)
 
     def get(self, config: Config) -> Any:
