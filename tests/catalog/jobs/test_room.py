@@ -176,6 +176,7 @@ def test_a_disk_that_does_not_take_it_is_a_marked_gap(
     service.print_output("full", "before\n")
     room = opened()
     close = room.logs.open_job("full", 20.0)
+    eventually(lambda: text(room, "full") == "before\n")
     append = logs.Log.append
     refused: list[int | None] = []
 
