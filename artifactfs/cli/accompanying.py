@@ -40,9 +40,10 @@ from artifactfs.cli.supervision import (
     end_with_parent,
 )
 from artifactfs.config import Config
-from artifactfs.errors import ArtifactfsError
+from artifactfs.errors import ArtifactfsError, MountError
 
 LEAVE_S: Final = 30.0
+DYING_S: Final = 5.0
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -92,10 +93,17 @@ def run(
         with signals:
             status, answers = _accompanied(command, signals, driver, place)
             try:
+                if answers:
+                    try:
+                        left = _uploaded(Running(location), timeout_s, signals)
+                    except MountError:  # it was killed, and had not quite ended with the command
+                        answers = not _ends(driver, place)
+                        if answers:
+                            raise
                 if not answers:  # another one takes up what was closed in drop/
                     _take_away(location)
                     driver = _start_driver(config, location, signals)
-                left = _uploaded(Running(location), timeout_s, signals)
+                    left = _uploaded(Running(location), timeout_s, signals)
             except ArtifactfsError as error:
                 say(line_of(error))
                 say("what was closed in drop/ and is not uploaded resumes with the next mount")
@@ -133,8 +141,7 @@ def _accompanied(
     def driver_ended(status: int) -> None:
         nonlocal ended
         ended = True
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        say(f"the mount's process has ended ({how}): {place} does not answer any more")
+        _say_how(status, place)
 
     try:
         status = accompany(command, signals, driver, driver_ended)
@@ -142,6 +149,23 @@ def _accompanied(
         say(f"{command[0]}: {error.strerror}")
         status = NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
     return status, not ended
+
+
+def _say_how(status: int, place: Path) -> None:
+    how = f"signal {-status}" if status < 0 else f"status {status}"
+    say(f"the mount's process has ended ({how}): {place} does not answer any more")
+
+
+def _ends(driver: int, place: Path) -> bool:
+    """Whether the driver, which does not answer, is on its way to its end; said if it is."""
+    watch = os.pidfd_open(driver)
+    try:
+        if not select.select([watch], [], [], DYING_S)[0]:
+            return False
+    finally:
+        os.close(watch)
+    _say_how(os.waitstatus_to_exitcode(os.waitpid(driver, 0)[1]), place)
+    return True
 
 
 def _uploaded(running: Running, timeout_s: float, signals: Signals) -> bool:
