@@ -182,14 +182,14 @@ def test_a_disk_that_is_full_is_read_past(cache: Cache, disk: Path) -> None:
 def test_what_one_mount_has_open_no_other_gives_back(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.content.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.shared.SPARED_S", -1)
     one = cache.over(Source(DATA))
     reader = one.open(artifact_of(DATA, sha256=None))
     check(reader)
     small = cache.over(Source(DATA), size_bytes=1 << 20)
     other = small.open(artifact_of(DATA, sha256=None))
     check(other)
-    (shared,) = small._all_open()
+    (shared,) = small.all_open()
     assert shared.punch(1 << 30) == 0
     check(reader)
     reader.close()
@@ -326,7 +326,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     """A flight that is put off is looked after even if all that fly are stuck."""
     other = cache.over(Source(DATA))
     theirs = other.open(artifact_of(DATA))
-    (shared,) = other._all_open()
+    (shared,) = other.all_open()
     assert shared.reserve(Span(0, len(DATA)), insist=False)
     stuck = Source(OTHER)
     one = cache.over(Two(Source(DATA), stuck))
