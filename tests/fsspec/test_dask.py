@@ -38,7 +38,11 @@ def test_the_sum_is_right_also_when_a_worker_is_killed(
     tokens = [controller.add_token() for _ in range(3)]
     for number, token in enumerate(tokens[1:]):
         (tmp_path / f"token-{number}").write_text(token)
-    own = {"ARTIFACTFS_TOKEN": tokens[0], "ARTIFACTFS_CACHE_DIR": str(tmp_path / "client")}
+    own = {
+        "ARTIFACTFS_TOKEN": tokens[0],
+        "ARTIFACTFS_CACHE_DIR": str(tmp_path / "client"),
+        "DASK_TEMPORARY_DIRECTORY": str(tmp_path),
+    }
     done = subprocess.run(
         [sys.executable, "-m", "tests.fsspec.dask_sum", str(tmp_path)],
         cwd=REPOSITORY,
