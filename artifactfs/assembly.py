@@ -295,7 +295,7 @@ class Client:
         contents = self.store.survey()
         names: dict[str, list[str]] = {}
         try:
-            listed = list(self._service.artifacts.list(deadline_s=_NAMES_S)) if contents else []
+            listed = self.artifacts(_NAMES_S) if contents else []
         except RemoteError as error:
             return contents, names, error
         for name, artifact in sorted(names_of(listed).items()):

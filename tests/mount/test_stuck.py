@@ -115,28 +115,26 @@ def test_a_signal_ends_the_stuck_reader(stuck: Stuck, number: signal.Signals) ->
     assert stuck.reader.wait(STUCK_S) == -number
 
 
-def test_ctrl_c_ends_a_stuck_reader_who_handles_it(stuck: Stuck) -> None:
-    """As Python does; the kernel interrupts no read of a page for that."""
-    reader = read_by(sys.executable, "-c", READING, stuck.path / "artifacts" / "other.bin")
+def ends_by(number: signal.Signals, program: str, stuck: Stuck) -> None:
+    """A Python program that gets stuck in other.bin ends by that signal, once it waits."""
+    reader = read_by(sys.executable, "-c", program, stuck.path / "artifacts" / "other.bin")
     try:
         wait_until(lambda: stuck.is_asked_for("other"), 10, "it waits for its bytes")
-        reader.send_signal(signal.SIGINT)
-        assert reader.wait(STUCK_S) == -signal.SIGINT
+        reader.send_signal(number)
+        assert reader.wait(STUCK_S) == -number
     finally:
         reader.kill()
         reader.communicate()
+
+
+def test_ctrl_c_ends_a_stuck_reader_who_handles_it(stuck: Stuck) -> None:
+    """As Python does; the kernel interrupts no read of a page for that."""
+    ends_by(signal.SIGINT, READING, stuck)
 
 
 def test_a_signal_ends_a_reader_who_is_stuck_in_a_mapping(stuck: Stuck) -> None:
     """One without a handler: with one the processor tries the same instruction again after it."""
-    reader = read_by(sys.executable, "-c", MAPPED, stuck.path / "artifacts" / "other.bin")
-    try:
-        wait_until(lambda: stuck.is_asked_for("other"), 10, "it waits for a page")
-        reader.send_signal(signal.SIGTERM)
-        assert reader.wait(STUCK_S) == -signal.SIGTERM
-    finally:
-        reader.kill()
-        reader.communicate()
+    ends_by(signal.SIGTERM, MAPPED, stuck)
 
 
 def test_many_stuck_readers_leave_room_for_others(stuck: Stuck) -> None:
