@@ -606,7 +606,7 @@ class Shared:
         """
         with self.lock:
             spans = self._claim(first, stop)
-        runs_: list[tuple[int, int]] = []
+        ours: list[tuple[int, int]] = []
         for span in spans:
             missing = self.reserve(span, insist=False)
             if missing is None:
@@ -618,8 +618,8 @@ class Shared:
             for one in (*missing, Span(span.stop, span.stop)):
                 self.free(Span(position, one.start))  # another mount has it already
                 position = one.stop
-            runs_ += map(grains_of, missing)
-        return runs_
+            ours += map(grains_of, missing)
+        return ours
 
     def free(self, span: Span) -> None:
         """The opposite of `reserve`."""
