@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Unsupported
-from artifactfs.remote import wire
+from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
 
@@ -31,10 +31,8 @@ class ArtifactsApi:
 
     def list(self, *, deadline_s: float | None = None) -> Iterator[Artifact]:
         """Every artifact, page by page, in the service's order."""
-        for entries in pages(
-            self._session, "artifacts", wire.ARTIFACT_LISTS, deadline_s=deadline_s
-        ):
-            yield from wire.artifacts(entries)
+        for entries in pages(self._session, "artifacts", wire_listed.page, deadline_s=deadline_s):
+            yield from wire_listed.artifacts(entries)
 
     def probe(self) -> datetime | None:
         """Ask for one artifact, to see whether service and token are in order.
@@ -44,7 +42,7 @@ class ArtifactsApi:
         document, headers = self._session.json(
             "GET", "artifacts", params={"limit": "1"}, deadline_s=min(5, self._session.retry_for_s)
         )
-        wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
+        wire.page(document, "GET /artifacts", wire_listed.LISTS)
         try:
             said = parsedate_to_datetime(headers.get("Date", ""))
         except ValueError:

@@ -29,12 +29,12 @@ class JobsApi:
 
     def list(self) -> Iterator[Job]:
         """Every job, in the service's order. Raises `Unsupported` where it lists none."""
-        for entries in pages(self._session, "jobs", wire_jobs.JOB_LISTS, optional=True):
+        for entries in pages(self._session, "jobs", wire_jobs.jobs_page, optional=True):
             yield from wire_jobs.jobs(entries)
 
     def projects(self) -> Iterator[str]:
         """The name of every project. Raises `Unsupported` where the service lists none."""
-        for entries in pages(self._session, "projects", wire_jobs.PROJECT_LISTS, optional=True):
+        for entries in pages(self._session, "projects", wire_jobs.projects_page, optional=True):
             yield from wire_jobs.projects(entries)
 
     def job(self, job_id: str, *, deadline_s: float | None = None) -> bytes:

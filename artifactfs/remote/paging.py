@@ -6,7 +6,7 @@ names the same page again and again is not followed for ever.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,27 +16,31 @@ from artifactfs.errors import BadAnswer
 from artifactfs.remote import wire
 from artifactfs.remote.session import Session
 
-PAGE = 1000
+PAGE = 10_000  # as a service may show fewer, and a list of any length is a handful of calls
 MOST_PAGES = 100_000
 
 
 def pages(
     session: Session,
     call: str,
-    keys: tuple[str, ...],
+    read: Callable[[bytes, str], wire.Page],
     *,
     optional: bool = False,
     deadline_s: float | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """The raw entries of GET `call`, a page at a time; `keys` are where the list may stand."""
+    """The raw entries of GET `call`, a page at a time, as `read` finds them in an answer."""
     path: str = call
     params: dict[str, str] | None = {"limit": str(PAGE)}
     seen: set[str] = set()
     for _ in range(MOST_PAGES):
-        document, headers = session.json(
-            "GET", path, params=params, optional=optional, deadline_s=deadline_s
+        page, headers = session.body(
+            "GET",
+            path,
+            params=params,
+            optional=optional,
+            deadline_s=deadline_s,
+            read=lambda body: read(body, f"GET /{call}"),
         )
-        page = wire.page(document, f"GET /{call}", keys)
         yield page.entries
         following = requests.utils.parse_header_links(headers.get("Link", ""))
         link = next((one["url"] for one in following if one.get("rel") == "next"), None)

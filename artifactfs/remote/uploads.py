@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer, Gone
-from artifactfs.remote import wire
+from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.bodies import Body, Progress, Sending
 from artifactfs.remote.session import MOST_ANSWER_BYTES, Session
 from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
@@ -75,9 +75,13 @@ class UploadsApi:
 
         For services that cannot be asked by hash (`start_direct`) whether something has arrived.
         """
-        document, _ = self._session.json("GET", "artifacts", params={"limit": str(_LISTED)})
-        page = wire.page(document, "GET /artifacts", wire.ARTIFACT_LISTS)
-        for artifact in wire.artifacts(page.entries):
+        page, _ = self._session.body(
+            "GET",
+            "artifacts",
+            params={"limit": str(_LISTED)},
+            read=lambda body: wire_listed.page(body, "GET /artifacts"),
+        )
+        for artifact in wire_listed.artifacts(page.entries):
             found = artifact.sha256, artifact.size_bytes, artifact.filename, artifact.external_url
             if found == (sha256, size_bytes, filename, None):
                 return artifact

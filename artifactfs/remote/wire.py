@@ -1,6 +1,7 @@
 """The service's JSON, whatever shape it has, and the only place that looks at it.
 
-(What concerns jobs stands on a second leaf, ``wire_jobs``.)
+(What concerns jobs stands on a second leaf, ``wire_jobs``; the list of artifacts, which has to be
+read quickly, on a third, ``wire_listed``.)
 
 Documented are few shapes; what stands here is what the client asks for and everything it must also
 accept (other key names, wrapped or bare lists, times in several forms). What is missing and needed
@@ -40,10 +41,6 @@ _KNOWN = frozenset(
     {*_ID, *_FILENAME, *_SIZE, *_HASHES, *_CREATED, *_EXTERNAL}
     | {"expires_at", "content_type", "status", "job_id"}
 )
-_OURS = {
-    "id", "sha256", "size", "filename", "content_type", "created_at", "expires_at", "status",
-    "external_url", "job_id",
-}  # fmt: skip
 _NOTHING: Mapping[str, Any] = {}
 
 _log = logging.getLogger(__name__)
@@ -132,6 +129,11 @@ def time_of(value: Any) -> datetime | None:
     return None
 
 
+def is_hash(text: str) -> bool:
+    """Whether `text` is a hash as we write it: 64 lowercase hex digits."""
+    return _HASH.fullmatch(text) is not None
+
+
 def hash_of(value: Any) -> str | None:
     """64 lowercase hex digits from a hash as the service writes it; ValueError if it is none."""
     if value is None or value == "":
@@ -157,41 +159,11 @@ def size_of(value: Any) -> int | None:
     return value
 
 
-def _plain(document: dict[str, Any]) -> Artifact | None:
-    """An object of exactly the shape that API.md fixes, as nearly all are, in a third of the time.
-
-    None if anything in it is unusual.
-    """
-    identity, filename, sha256 = document["id"], document["filename"], document["sha256"]
-    size_bytes, external = document["size"], document["external_url"]
-    kind, status, job = document["content_type"], document["status"], document["job_id"]
-    for text in (identity, filename, sha256, kind, status):
-        if type(text) is not str or not text:
-            return None
-    created, expires = time_of(document["created_at"]), time_of(document["expires_at"])
-    if (
-        created is None
-        or expires is None
-        or external is not None
-        or not (job is None or type(job) is str)
-        or type(size_bytes) is not int
-        or not 0 <= size_bytes <= MOST_SIZE_BYTES
-        or not _HASH.fullmatch(sha256)
-    ):
-        return None
-    return Artifact(
-        identity, filename, created, expires, sha256, size_bytes, intern(kind), intern(status),
-        None, job, _NOTHING,
-    )  # fmt: skip
-
-
 def artifact(document: Any) -> Artifact:
     """One artifact; what is the same in a hundred thousand is held once.
 
     Raises ValueError that says why it is not usable.
     """
-    if type(document) is dict and document.keys() == _OURS and (found := _plain(document)):
-        return found
     if isinstance(document, dict):
         for wrapper in ("artifact", "data"):
             inner = document.get(wrapper)
@@ -256,9 +228,6 @@ def page(document: Any, what: str, keys: tuple[str, ...]) -> Page:
     if isinstance(cursor, int) and not isinstance(cursor, bool):
         cursor = str(cursor)
     return Page(tuple(entries), cursor if isinstance(cursor, str) and cursor else None)
-
-
-ARTIFACT_LISTS = ("artifacts", "items", "data")
 
 
 def artifacts(entries: tuple[Any, ...]) -> Iterator[Artifact]:

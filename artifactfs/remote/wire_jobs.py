@@ -19,11 +19,11 @@ from typing import Any
 
 from artifactfs.errors import BadAnswer
 from artifactfs.job import Change, Job, Task
-from artifactfs.remote.wire import parse, time_of, words
+from artifactfs.remote.wire import Page, page, parse, time_of, words
 
-JOB_LISTS = ("jobs", "items", "data")
+_JOB_LISTS = ("jobs", "items", "data")
 TASK_LISTS = ("tasks", "items", "data")
-PROJECT_LISTS = ("projects", "items", "data")
+_PROJECT_LISTS = ("projects", "items", "data")
 MOST_WARNINGS = 100
 
 _JOB_ID = ("job_id", "id")
@@ -133,6 +133,11 @@ def _latest(document: Raw) -> datetime | None:
     return max((time for time in times if time is not None), default=None)
 
 
+def jobs_page(body: bytes, what: str) -> Page:
+    """A page of the list of jobs. Raises `BadAnswer`."""
+    return page(parse(body, what), what, _JOB_LISTS)
+
+
 def jobs(entries: tuple[Any, ...]) -> Iterator[Job]:
     """The usable jobs of a page; each other one is named in a warning."""
     for entry in entries:
@@ -152,6 +157,11 @@ def answered_job(data: bytes, job_id: str) -> Job:
     if found.status is None:
         raise BadAnswer(f"{what}: the answer has no status")
     return found
+
+
+def projects_page(body: bytes, what: str) -> Page:
+    """A page of the list of projects. Raises `BadAnswer`."""
+    return page(parse(body, what), what, _PROJECT_LISTS)
 
 
 def projects(entries: tuple[Any, ...]) -> Iterator[str]:

@@ -17,7 +17,7 @@ known before is shown then.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
@@ -27,8 +27,8 @@ from artifactfs.tree import commands
 from artifactfs.tree.artifact_files import ArtifactFile, nanoseconds
 from artifactfs.tree.folders import Folder, Folders
 from artifactfs.tree.inodes import Inodes, Numbered, SameByNumber, fixed_ino
-from artifactfs.tree.listed import Listed
-from artifactfs.tree.names import safe_name
+from artifactfs.tree.listed import Listed, Number
+from artifactfs.tree.names import odd_names, safe_name
 from artifactfs.tree.node import Attributes, Directory, Entry, EntryChanged, Kind, Node
 from artifactfs.tree.rooms import Store
 
@@ -87,12 +87,16 @@ class Artifacts:
         now_ns = self.changed_ns = self._now_ns()
         gone = [one.id for one in differ.removed if one.id not in new.by_id]
         came = [one.id for one in differ.added if one.id not in old.by_id]
-        for artifact_id in came:
-            self._claim(artifact_id)
+        self._claim(came)
         named = self.folders.apply(differ.removed, differ.added, now_ns)
         for path in named.came:
             self.inodes.claim(Numbered.FOLDER, path)
         self.snapshot = new
+        first = old.fetched_at is None
+        if first and not old.artifacts:
+            self.ids_version += 1
+            self.hashes_version += 1
+            return []
         went_ids = [self.name_of_id(artifact_id) for artifact_id in gone]
         came_ids = [self.name_of_id(artifact_id) for artifact_id in came]
         for artifact_id in gone:
@@ -100,13 +104,13 @@ class Artifacts:
         hashes = _hashes_changed(old, new, (*differ.removed, *differ.added))
         self.ids_version += bool(went_ids or came_ids)
         self.hashes_version += bool(hashes)
-        first = old.fetched_at is None
         changes = [
             *(
                 EntryChanged(self.folder_ino(one.folder), one.name)
                 for one in named.changed
                 if one.was_there or not first
             ),
+            *(EntryChanged(self.by_name.ino, name) for name in named.fresh if not first),
             *(EntryChanged(self.by_id.ino, name) for name in went_ids),
             *(EntryChanged(self.by_id.ino, name) for name in came_ids if not first),
             *(
@@ -128,6 +132,16 @@ class Artifacts:
         if isinstance(value, Artifact):
             return ArtifactFile(self, value)
         return NamesDirectory(self, value.path)
+
+    def file_number(self, artifact: Artifact) -> Number:
+        """What `file` would have for number and kind."""
+        return self.inodes.of(Numbered.ARTIFACT, artifact.id), Kind.FILE
+
+    def number(self, value: Artifact | Folder) -> Number:
+        """What `node` would have for number and kind."""
+        if isinstance(value, Artifact):
+            return self.inodes.of(Numbered.ARTIFACT, value.id), Kind.FILE
+        return self.folder_ino(value.path), Kind.DIRECTORY
 
     def current(self, artifact: Artifact) -> Artifact:
         """The newest record of this artifact; the last that was known if it has expired."""
@@ -162,12 +176,13 @@ class Artifacts:
         odd = self._odd_ids
         return [odd.get(one) or safe_name(one) for one in ids] if odd else tuple(ids)
 
-    def _claim(self, artifact_id: str) -> None:
-        self.inodes.claim(Numbered.ARTIFACT, artifact_id)
-        name = safe_name(artifact_id)
-        if name != artifact_id:
-            self._odd_ids[artifact_id] = name
-            self._odd_names[name] = artifact_id
+    def _claim(self, artifact_ids: Collection[str]) -> None:
+        self.inodes.claim_all(Numbered.ARTIFACT, artifact_ids)
+        for artifact_id in odd_names(artifact_ids):
+            name = safe_name(artifact_id)
+            if name != artifact_id:
+                self._odd_ids[artifact_id] = name
+                self._odd_names[name] = artifact_id
 
     def _release(self, artifact_id: str) -> None:
         self.inodes.release(Numbered.ARTIFACT, artifact_id)
@@ -237,7 +252,8 @@ class NamesDirectory(ArtifactDirectory):
     def entries(self) -> Sequence[Entry]:
         folder = self._all.folders.get(self._path)
         entries = folder.entries if folder is not None else {}
-        return Listed(tuple(entries), tuple(entries.values()), self._all.node)
+        values = tuple(entries.values())
+        return Listed(tuple(entries), values, self._all.node, self._all.number)
 
     @property
     def listing_version(self) -> int:
@@ -272,7 +288,8 @@ class IdsDirectory(ArtifactDirectory):
 
     def entries(self) -> Sequence[Entry]:
         by_id = self._all.snapshot.by_id
-        return Listed(self._all.names_of_ids(by_id), tuple(by_id.values()), self._all.file)
+        names = self._all.names_of_ids(by_id)
+        return Listed(names, tuple(by_id.values()), self._all.file, self._all.file_number)
 
     @property
     def listing_version(self) -> int:
@@ -296,7 +313,8 @@ class HashesDirectory(ArtifactDirectory):
 
     def entries(self) -> Sequence[Entry]:
         by_sha256 = self._all.snapshot.by_sha256
-        return Listed(tuple(by_sha256), tuple(by_sha256.values()), self._all.file)
+        values = tuple(by_sha256.values())
+        return Listed(tuple(by_sha256), values, self._all.file, self._all.file_number)
 
     @property
     def listing_version(self) -> int:

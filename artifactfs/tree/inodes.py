@@ -16,7 +16,7 @@ seed, and keeps it for as long as it is listed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -89,6 +89,18 @@ class Inodes:
         while self._owners.setdefault(ino := _natural(kind, key, self._hashed, seed), key) != key:
             seed += 1
         self._moved[kind, key] = ino
+
+    def claim_all(self, kind: int, keys: Collection[str]) -> None:
+        """`claim` each of these, which differ; quick where no two meet."""
+        hashed = self._hashed
+        numbers = [hashed(key.encode("utf-8", "surrogatepass"), 0) & _MASK for key in keys]
+        wanted = {kind + number: key for number, key in zip(numbers, keys, strict=True)}
+        usual = len(wanted) == len(keys) and min(numbers, default=0) > ROOT_INO
+        if usual and self._owners.keys().isdisjoint(wanted):
+            self._owners.update(wanted)
+            return
+        for key in keys:
+            self.claim(kind, key)
 
     def release(self, kind: int, key: str) -> None:
         """Say that `key` has gone."""

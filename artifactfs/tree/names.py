@@ -32,8 +32,10 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable, Iterator
 from functools import partial
 from hashlib import blake2b
+from itertools import islice
 from urllib.parse import unquote_to_bytes
 
 NAME_MAX_BYTES = 255
@@ -47,6 +49,8 @@ _SEPARATOR = re.compile(r"(?<=[^/])/(?=.)", re.DOTALL)
 _TAGGED = re.compile(
     r"(?P<stem>.+)~(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{16}|[0-9a-f]{8})(?:~[0-9]+)?", re.DOTALL
 )
+_NO_NAMES = frozenset({"", ".", ".."})
+_AT_ONCE = 1000
 _MARK = "%~"
 _MARK_DIGITS = 32
 _EXTENSION_MAX_BYTES = 24
@@ -77,6 +81,14 @@ def safe_name(text: str) -> str:
         return text
     escaped = "%" if not text else _UNSAFE.sub(_escape, text)
     return _shortened(escaped) if _length(escaped) > NAME_MAX_BYTES else escaped
+
+
+def odd_names(texts: Iterable[str]) -> Iterator[str]:
+    """Those of which `safe_name` may make something else: few of many, and found quickly."""
+    left = iter(texts)
+    while some := list(islice(left, _AT_ONCE)):
+        if not _are_plain(some):
+            yield from (text for text in some if not _is_plain(text))
 
 
 def decoded(path: str) -> str | None:
@@ -127,7 +139,20 @@ def _is_plain(text: str) -> bool:
         and len(text) <= NAME_MAX_BYTES
         and "%" not in text
         and "/" not in text
-        and text not in ("", ".", "..")
+        and text not in _NO_NAMES
+    )
+
+
+def _are_plain(texts: list[str]) -> bool:
+    """Whether `_is_plain` holds for each: for many at once, and not in Python."""
+    together = "".join(texts)
+    return (
+        together.isascii()
+        and together.isprintable()
+        and "%" not in together
+        and "/" not in together
+        and max(map(len, texts)) <= NAME_MAX_BYTES
+        and _NO_NAMES.isdisjoint(texts)
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import ArtifactfsError, BadAnswer
-from artifactfs.remote import wire
+from artifactfs.remote import wire, wire_listed
 
 HASH = "ab" * 32
 FULL: dict[str, Any] = {
@@ -119,9 +119,9 @@ def test_an_unusable_artifact_is_left_out_with_one_warning(
 @pytest.mark.parametrize("key", ["artifacts", "items", "data"])
 @pytest.mark.parametrize("cursor", ["next_cursor", "next", "next_page_token"])
 def test_pages_in_other_words(key: str, cursor: str) -> None:
-    page = wire.page({key: [FULL], cursor: "c"}, "list", wire.ARTIFACT_LISTS)
+    page = wire.page({key: [FULL], cursor: "c"}, "list", wire_listed.LISTS)
     assert (page.entries, page.cursor) == ((FULL,), "c")
-    assert wire.page([FULL], "list", wire.ARTIFACT_LISTS).cursor is None
+    assert wire.page([FULL], "list", wire_listed.LISTS).cursor is None
 
 
 def test_what_is_missing_is_named() -> None:
@@ -132,14 +132,14 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(BadAnswer, match="part_size"):
         wire.multipart_ticket({"upload_id": "u"}, 10, NOON)
     with pytest.raises(BadAnswer, match="artifacts"):
-        wire.page({"things": []}, "list", wire.ARTIFACT_LISTS)
+        wire.page({"things": []}, "list", wire_listed.LISTS)
 
 
 @given(anything)
 def test_no_json_raises_anything_but_our_errors(document: Any) -> None:
     readers = [
         lambda: list(wire.artifacts((document,))),
-        lambda: wire.page(document, "x", wire.ARTIFACT_LISTS),
+        lambda: wire.page(document, "x", wire_listed.LISTS),
         lambda: wire.direct_ticket(document, NOON),
         lambda: wire.multipart_ticket(document, 100, NOON),
         lambda: wire.multipart_state(document),

@@ -17,6 +17,7 @@ from artifactfs.errors import ContentGone, Gone, Unreachable, errno_of
 from artifactfs.spans import Span
 from artifactfs.tree.artifacts import Artifacts
 from artifactfs.tree.inodes import Inodes
+from artifactfs.tree.listed import numbered
 from artifactfs.tree.node import AttributeChange, Directory, File, Kind, Node
 from tests.catalog.clock import START
 
@@ -494,3 +495,12 @@ def test_ten_thousand_entries_are_listed_with_attributes_in_a_moment(world: Worl
         spent_s.append(time.perf_counter() - began_s)
         assert len(shown) == 10_000
     assert min(spent_s) < 0.3  # some 35 ms on the machine it was written on
+
+
+def test_a_listing_without_nodes_says_what_the_nodes_would(world: World) -> None:
+    world.list(artifact("x"), artifact("d/y"), artifact("x", "older", age_s=3))
+    for path in ("artifacts", "artifacts/d", "by-id", "by-sha256"):
+        entries = world.directory(path).entries()
+        told = [(name, ino, kind) for name, (ino, kind) in numbered(entries, 0, len(entries))]
+        assert told == [(one.name, one.node.ino, one.node.attributes().kind) for one in entries]
+        assert list(numbered(entries, 1, 2)) == list(numbered(entries, 0, len(entries)))[1:2]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from hashlib import sha256
+from unittest.mock import patch
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Snapshot, index
+from artifactfs.tree import folders as folders_module
 from artifactfs.tree.folders import Changed, Folder, Folders, names_of
 from artifactfs.tree.names import safe_path
 from tests.catalog.clock import START
@@ -58,17 +61,20 @@ def apply(
 ) -> tuple[Snapshot, list[Changed]]:
     new = index.listed(old, index.gathered(old.by_id, listing), START)
     differ = index.differences(old, new)
-    return new, list(folders.apply(differ.removed, differ.added, 1).changed)
+    applied = folders.apply(differ.removed, differ.added, 1)
+    return new, [*applied.changed, *(Changed("", name, was_there=False) for name in applied.fresh)]
 
 
+@pytest.mark.parametrize("many", [folders_module.MANY, 0])
 @settings(deadline=None, max_examples=400)
-@given(st.lists(listings(), min_size=1, max_size=5))
-def test_names_depend_only_on_what_there_is(history: list[list[Artifact]]) -> None:
+@given(history=st.lists(listings(), min_size=1, max_size=5))
+def test_names_depend_only_on_what_there_is(many: int, history: list[list[Artifact]]) -> None:
     folders, snapshot = Folders(0), Snapshot()
     for listing in history:
         before = view(folders)
         versions = {folder.path: folder.version for folder in folders}
-        snapshot, changed = apply(folders, snapshot, listing)
+        with patch.object(folders_module, "MANY", many):
+            snapshot, changed = apply(folders, snapshot, listing)
         after = view(folders)
         anew = Folders(0)
         anew.apply((), listing, 1)

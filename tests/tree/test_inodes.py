@@ -28,6 +28,24 @@ def test_what_collides_gets_another_number_and_keeps_it(keys: list[tuple[int, st
     assert all(number > 1 for number in numbers.values())
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.text(max_size=12), unique=True, max_size=20),
+    st.lists(st.text(max_size=12), unique=True, max_size=20),
+    st.sampled_from([60, 200, 2**60]),
+)
+def test_claiming_many_at_once_is_claiming_each(
+    before: list[str], keys: list[str], values: int
+) -> None:
+    one, other = (Inodes(lambda key, seed: (sum(key) + 7 * seed) % values) for _ in range(2))
+    for key in (*before, *keys):
+        one.claim(Numbered.ARTIFACT, key)
+    other.claim_all(Numbered.ARTIFACT, before)
+    other.claim_all(Numbered.ARTIFACT, keys)
+    for key in (*before, *keys):
+        assert one.of(Numbered.ARTIFACT, key) == other.of(Numbered.ARTIFACT, key)
+
+
 def test_a_number_is_free_again_once_its_owner_has_gone() -> None:
     inodes = Inodes(weak)
     inodes.claim(Numbered.ARTIFACT, "aa")

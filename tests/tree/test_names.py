@@ -158,3 +158,12 @@ def test_a_tag_can_be_taken_off_again(text: str, length: int, count: str) -> Non
 )
 def test_what_has_no_tag_has_none(name: str) -> None:
     assert names.untagged(name) is None
+
+
+@settings(deadline=None)
+@given(st.lists(texts, max_size=30))
+@example(["a"] * 2500 + ["%"] + ["b"] * 10)
+def test_odd_names_are_those_that_may_not_stay(many: list[str]) -> None:
+    odd = list(names.odd_names(many))
+    assert {text for text in many if names.safe_name(text) != text} <= set(odd) <= set(many)
+    assert not any(text.isalnum() and text.isascii() and len(text) < 200 for text in odd)

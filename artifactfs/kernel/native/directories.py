@@ -27,6 +27,7 @@ from artifactfs.kernel.native.handles import OpenDirectory
 from artifactfs.kernel.native.stat import bare_entry_plus, dirent
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
+from artifactfs.tree.listed import numbered
 from artifactfs.tree.node import Directory, Entry, Kind, Link, Node
 
 _log = logging.getLogger(__name__)
@@ -90,12 +91,13 @@ class DirectoryOperations:
             index += 1
         cookie = tag | index
         most = size // wire.DIRENT.size
-        for entry in entries[index - 2 : index - 2 + most] if index >= 2 else ():
+        start = index - 2
+        for shown, (ino, kind) in numbered(entries, start, start + most) if start >= 0 else ():
             cookie += 1
-            name = _shown(entry.name)
+            name = _shown(shown)
             if name is None:
                 continue
-            record = dirent(entry.node.ino, name, cookie, _kind(entry.node))
+            record = dirent(ino, name, cookie, kind)
             room -= len(record)
             if room < 0:
                 break
