@@ -104,8 +104,8 @@ class Keeper:
             now_s = time.monotonic()
             try:
                 for shared in self._contents.all_open():
-                    shared.overdue(now_s)
-                    shared.save()
+                    shared.waiters.overdue(now_s)
+                    shared.backing.save()
                 if now_s >= first_at_s or self._may_be_too_much(now_s - surveyed_s):
                     first_at_s, surveyed_s = math.inf, now_s
                     self._survey()
@@ -140,7 +140,7 @@ class Keeper:
             excess -= self._remove(evict.choose(found, excess, self._contents.in_use))
             for shared in self._contents.all_open():
                 if excess > 0:
-                    excess -= self._gone(shared.punch(excess))
+                    excess -= self._gone(shared.holes.punch(excess))
 
     def _remove(self, victims: Iterable[evict.Found]) -> int:
         freed_bytes = 0

@@ -182,7 +182,7 @@ def test_a_disk_that_is_full_is_read_past(cache: Cache, disk: Path) -> None:
 def test_what_one_mount_has_open_no_other_gives_back(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.shared.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
     one = cache.over(Source(DATA))
     reader = one.open(artifact_of(DATA, sha256=None))
     check(reader)
@@ -190,10 +190,10 @@ def test_what_one_mount_has_open_no_other_gives_back(
     other = small.open(artifact_of(DATA, sha256=None))
     check(other)
     (shared,) = small.all_open()
-    assert shared.punch(1 << 30) == 0
+    assert shared.holes.punch(1 << 30) == 0
     check(reader)
     reader.close()
-    assert shared.punch(1 << 30) > 0
+    assert shared.holes.punch(1 << 30) > 0
     check(other)
     other.close()
 
@@ -327,7 +327,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     other = cache.over(Source(DATA))
     theirs = other.open(artifact_of(DATA))
     (shared,) = other.all_open()
-    assert shared.reserve(Span(0, len(DATA)), insist=False)
+    assert shared.intake.reserve(Span(0, len(DATA)), insist=False)
     stuck = Source(OTHER)
     one = cache.over(Two(Source(DATA), stuck))
     mine = one.open(artifact_of(DATA))
@@ -337,7 +337,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     hanging = one.open(artifact_of(OTHER))
     hanging.request(Span(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
     eventually(lambda: stuck.requests)
-    shared.free(Span(0, len(DATA)))
+    shared.intake.free(Span(0, len(DATA)))
     assert arrived.wait(5)
     stuck.gate.set()
     for content in (mine, hanging, theirs):

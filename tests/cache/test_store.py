@@ -385,7 +385,7 @@ def test_what_another_mount_has_removed_and_partly_fetched_again_is_not_taken_fo
 def test_a_file_larger_than_the_cache_gives_back_what_was_read_before(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.shared.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
     data = random.Random(2).randbytes(24 << 20)
     source = Source(data, 1 << 20)
     store = cache.over(source, size_bytes=8 << 20)
