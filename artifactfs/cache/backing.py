@@ -2,10 +2,10 @@
 
 Bytes and grain table belong to one open file: as long as anything may still write to it or note
 what it wrote, neither the descriptor nor the table may become another file's. So each opening, each
-flight and each verification retains them (`retain`, `release`), the last one that is done with them
-closes them, and they can be opened again. What of the table still holds then, the sidecar's
-generation says: if they are the files that were closed, what was seen to be right is right; else
-the table begins anew with what the sidecar says.
+flight and each verification retains them (`retain`, `release`), and so does the keeper while it
+writes to them. The last one that is done with them closes them, and they can be opened again. What
+of the table still holds then, the sidecar's generation says: if they are the files that were
+closed, what was seen to be right is right; else the table begins anew with what the sidecar says.
 
 Nothing here raises for the disk's sake: a content whose files cannot be opened, or whose sidecar
 takes nothing, is read all the same, without caching, and that is said once.
@@ -93,7 +93,7 @@ class Backing:
             self.sidecar = sidecar
 
     def retain(self) -> None:
-        """Keep the files open: for an opening, a flight, a verification."""
+        """Keep the files open: for an opening, a flight, a verification, or to write to them."""
         with self._table.lock:
             self._users += 1
 
@@ -134,7 +134,11 @@ class Backing:
                 return
             table.unsaved = False
             sidecar = self.sidecar
-        self.write_down(lambda: sidecar.describe(table.cached_bytes, verified=table.verified))
+            self._users += 1
+        try:
+            self.write_down(lambda: sidecar.describe(table.cached_bytes, verified=table.verified))
+        finally:
+            self.release()
 
     def write_down(self, act: Callable[[], None]) -> None:
         """Do something to the sidecar. Never raises."""

@@ -20,6 +20,7 @@ from array import array
 from artifactfs.artifact import Artifact
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.grains import GRAIN_BYTES, span_of
+from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
 from artifactfs.cache.waiters import Waiters
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
@@ -63,9 +64,16 @@ class Holes:
 
     def punch(self, wanted_bytes: int) -> int:
         """Give back disk space, least recently used first; how many bytes."""
-        descriptor, sidecar = self._backing.descriptor, self._backing.sidecar
-        if descriptor < 0 or sidecar is None:
-            return 0
+        self._backing.retain()  # or its number may be another file's by the time that it is punched
+        try:
+            descriptor, sidecar = self._backing.descriptor, self._backing.sidecar
+            if descriptor < 0 or sidecar is None:
+                return 0
+            return self._punch(descriptor, sidecar, wanted_bytes)
+        finally:
+            self._backing.release()
+
+    def _punch(self, descriptor: int, sidecar: Sidecar, wanted_bytes: int) -> int:
         freed_bytes = 0
         try:
             if os.fstat(descriptor).st_nlink > 1 or not sidecar.own():

@@ -11,14 +11,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache import Content
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
+from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES, Sidecar
 from artifactfs.errors import CacheError, Cancelled
+from artifactfs.fallocate import fallocate
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
@@ -196,6 +198,66 @@ def test_what_one_mount_has_open_no_other_gives_back(
     assert shared.holes.punch(1 << 30) > 0
     check(other)
     other.close()
+
+
+def decoys(directory: Path, count: int = 16) -> Iterator[BinaryIO]:
+    """Files that take the numbers of whatever was closed just now."""
+    for number in range(count):
+        file = (directory / f"decoy{number}").open("w+b", buffering=0)
+        file.write(OTHER)
+        yield file
+
+
+def unharmed(files: list[BinaryIO]) -> bool:
+    """Whether nobody has written to them. They are closed."""
+    right = [os.pread(file.fileno(), len(OTHER) + 1, 0) == OTHER for file in files]
+    for file in files:
+        file.close()
+    return all(right)
+
+
+def test_what_the_keeper_writes_down_goes_to_no_other_file(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is closed, and others are opened, just before the keeper writes."""
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    others: list[BinaryIO] = []
+    describe = Sidecar.describe
+
+    def closed_before(sidecar: Sidecar, cached_bytes: int, *, verified: bool) -> None:
+        if threading.current_thread().name == "cache" and not others:
+            content.close()
+            others.extend(decoys(tmp_path))
+        describe(sidecar, cached_bytes, verified=verified)
+
+    monkeypatch.setattr(Sidecar, "describe", closed_before)
+    assert content.read(1_000_000, 1_000_010) == DATA[1_000_000:1_000_010]
+    eventually(lambda: len(others) == 16 and store.statistics().open_contents == 0)
+    cache.close(store)  # ends the keeper
+    assert unharmed(others)
+    assert store.usage(artifact_of(DATA)).cached_bytes == GRAIN_BYTES
+
+
+def test_what_is_given_back_is_of_no_other_file(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is closed, and others are opened, just before holes are punched."""
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+    others: list[BinaryIO] = []
+
+    def closed_before(*where: int) -> None:
+        content.close()
+        others.extend(decoys(tmp_path))
+        fallocate(*where)
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", closed_before)
+    (shared,) = store.all_open()
+    assert shared.holes.punch(1 << 30) == len(DATA)
+    assert unharmed(others)
 
 
 def test_verifying_what_another_mount_has_open_harms_nobody(cache: Cache) -> None:
