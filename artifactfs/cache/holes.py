@@ -5,6 +5,10 @@ of `STRETCH_BYTES` are punched out of it, those that were used least recently fi
 file, and its grains are absent again. None that was used within `SPARED_S`, none that somebody
 waits for or that a flight is bringing. When each was used is remembered to the second.
 
+Who asks for a grain as soon as it is absent must not have it yet: it would be taken over again by
+the sum that is still written down, or fetched, and then punched with what was there before. So the
+grains are marked as `GOING` until they have gone, and whoever has asked meanwhile waits till then.
+
 What else is left alone: what the kernel reads by itself (`pass_through`), because it would read
 zeros; a content that another mount has open, because nobody there would know that the bytes have
 gone; and a file that the outbox still has too.
@@ -16,6 +20,7 @@ import logging
 import os
 import time
 from array import array
+from collections.abc import Callable
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.backing import Backing
@@ -62,23 +67,34 @@ class Holes:
         with self._table.lock:
             self._is_passed_through = False
 
-    def punch(self, wanted_bytes: int) -> int:
-        """Give back disk space, least recently used first; how many bytes."""
+    def punch(self, wanted_bytes: int, gone: Callable[[list[tuple[int, int]]], None]) -> int:
+        """Give back disk space, least recently used first; how many bytes.
+
+        `gone` is called with the ranges of grains that nobody could claim while they were going.
+        """
         self._backing.retain()  # or its number may be another file's by the time that it is punched
         try:
             descriptor, sidecar = self._backing.descriptor, self._backing.sidecar
             if descriptor < 0 or sidecar is None:
                 return 0
-            return self._punch(descriptor, sidecar, wanted_bytes)
+            return self._punch(descriptor, sidecar, wanted_bytes, gone)
         finally:
             self._backing.release()
 
-    def _punch(self, descriptor: int, sidecar: Sidecar, wanted_bytes: int) -> int:
+    def _punch(
+        self,
+        descriptor: int,
+        sidecar: Sidecar,
+        wanted_bytes: int,
+        gone: Callable[[list[tuple[int, int]]], None],
+    ) -> int:
         freed_bytes = 0
+        going: list[tuple[int, int]] = []
         try:
             if os.fstat(descriptor).st_nlink > 1 or not sidecar.own():
                 return 0
-            for first, stop in self._give_up(wanted_bytes):
+            going = self._give_up(wanted_bytes)
+            for first, stop in going:
                 span = span_of(first, stop, self._table.size_bytes)
                 sidecar.forget(first, stop)
                 fallocate(descriptor, PUNCH_HOLE | KEEP_SIZE, span.start, len(span))
@@ -87,6 +103,7 @@ class Holes:
             _log.debug("no holes in %s: %s", self._artifact.id, error.strerror)
         finally:
             sidecar.share()
+            gone(going)
         return freed_bytes
 
     def _give_up(self, wanted_bytes: int) -> list[tuple[int, int]]:

@@ -140,7 +140,7 @@ class Keeper:
             excess -= self._remove(evict.choose(found, excess, self._contents.in_use))
             for shared in self._contents.all_open():
                 if excess > 0:
-                    excess -= self._gone(shared.holes.punch(excess))
+                    excess -= self._gone(shared.punch(excess))
 
     def _remove(self, victims: Iterable[evict.Found]) -> int:
         freed_bytes = 0

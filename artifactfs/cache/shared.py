@@ -18,7 +18,8 @@ Each part of this has a room of its own, and what is in it is changed there only
     holes      what it gives back when the cache is full
 
 Here they are put together, and here is decided what is fetched: what a reader asks for, what the
-window wants ahead of that, and once more what a flight has not brought to those who wait for it.
+window wants ahead of that, and once more what a flight has not brought to those who wait for it, or
+what was given back while they asked.
 """
 
 from __future__ import annotations
@@ -152,17 +153,36 @@ class Shared:
             error = None
         first, stop = grains_of(span)
         again: list[Span] = []
-        table = self.table
-        with table.lock:
-            table.unclaim(first, stop)
+        with self.table.lock:
+            self.table.unclaim(first, stop)
             left = self.waiters.left_by(first, stop)
             if error is not None:
                 self.waiters.take(left)
             else:
-                for waiter in left:
-                    again += table.claim(waiter.first, waiter.stop)
+                again = self._claim_for(left)
         for one in again:
             self._flights.start(self, one, urgent=True)
         if error is not None:
             for waiter in left:
                 waiter.done(error)
+
+    def punch(self, wanted_bytes: int) -> int:
+        """Give back disk space, least recently used first; how many bytes."""
+        return self.holes.punch(wanted_bytes, self._gone)
+
+    def _gone(self, ranges: list[tuple[int, int]]) -> None:
+        """What was given up may be fetched again: for those who have asked meanwhile, it is."""
+        again: list[Span] = []
+        with self.table.lock:
+            for first, stop in ranges:
+                self.table.gone(first, stop)
+                again += self._claim_for(self.waiters.left_by(first, stop))
+        for one in again:
+            self._flights.start(self, one, urgent=True)
+
+    def _claim_for(self, waiters: list[Waiter]) -> list[Span]:
+        """What is to be fetched so that these have all they wait for. The lock is held."""
+        spans: list[Span] = []
+        for waiter in waiters:
+            spans += self.table.claim(waiter.first, waiter.stop)
+        return spans

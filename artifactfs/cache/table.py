@@ -1,9 +1,11 @@
 """What is known of one content: which of its grains are here, which on their way, and how surely.
 
-`flags` has the state of each grain (``grains``), `claims` a 1 for each that some flight has taken
-upon itself to bring: a grain that is absent and not claimed is to be had by `claim`, once. Two more
-facts are of the whole. `verified` is what is written down of it: it once had its SHA-256.
-`checked_whole` is more: it was hashed since this process opened it, and nothing was lost since.
+`flags` has the state of each grain (``grains``). `claims` says for each that is absent whether
+somebody is at it: `COMING`, some flight has taken upon itself to bring it; `GOING`, it was given up
+and is still being taken off the disk, so that nobody may bring it yet. What is neither is to be had
+by `claim`, once. Two more facts are of the whole. `verified` is what is written down of it: it once
+had its SHA-256. `checked_whole` is more: it was hashed since this process opened it, and nothing
+was lost since.
 
 Readers look at the flags and read the file without the lock, so that bytes may be given up, or turn
 out to be wrong, between the one and the other. Each time that this happens to any grain the `epoch`
@@ -27,6 +29,9 @@ from artifactfs.cache.grains import (
     span_of,
 )
 from artifactfs.spans import Span
+
+FREE, COMING, GOING = range(3)
+_COMING, _GOING, _FREE = bytes([COMING]), bytes([GOING]), bytes([FREE])
 
 
 @dataclass(slots=True, eq=False)
@@ -100,14 +105,14 @@ class GrainTable:
         """What is neither here nor on its way is on its way from now on."""
         spans = []
         for start, end in list(runs(self.flags, ABSENT, first, stop)):
-            for free_start, free_end in list(runs(self.claims, 0, start, end)):
-                self.claims[free_start:free_end] = b"\1" * (free_end - free_start)
+            for free_start, free_end in list(runs(self.claims, FREE, start, end)):
+                self.claims[free_start:free_end] = _COMING * (free_end - free_start)
                 spans.append(span_of(free_start, free_end, self.size_bytes))
         return spans
 
     def unclaim(self, first: int, stop: int) -> None:
         """What of it has not come is not on its way any more."""
-        self.claims[first:stop] = bytes(stop - first)
+        self.claims[first:stop] = self.claims[first:stop].replace(_COMING, _FREE)
 
     def clear(self) -> None:
         """Nothing is here from now on."""
@@ -127,16 +132,24 @@ class GrainTable:
         self.unsaved = True
 
     def give_up(self, first: int, stop: int) -> list[tuple[int, int]]:
-        """Have none of these grains on disk; which there were."""
+        """Have none of these grains, which nobody claims, on disk; which there were.
+
+        Each such range is nobody's to claim before it has `gone`.
+        """
         gone: list[tuple[int, int]] = []
         for flag in (STORED, CHECKED):
             for start, end in list(runs(self.flags, flag, first, stop)):
                 self.flags[start:end] = bytes(end - start)
+                self.claims[start:end] = _GOING * (end - start)
                 gone.append((start, end))
         if gone:
             self._dropped()
             self.unsaved = True
         return gone
+
+    def gone(self, first: int, stop: int) -> None:
+        """What was given up is not on disk any more, and may be claimed."""
+        self.claims[first:stop] = bytes(stop - first)
 
     def reopened(self, flags: bytearray) -> None:
         """The files are those that were closed before; others may have changed their `flags`."""

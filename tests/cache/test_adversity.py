@@ -192,10 +192,10 @@ def test_what_one_mount_has_open_no_other_gives_back(
     other = small.open(artifact_of(DATA, sha256=None))
     check(other)
     (shared,) = small.all_open()
-    assert shared.holes.punch(1 << 30) == 0
+    assert shared.punch(1 << 30) == 0
     check(reader)
     reader.close()
-    assert shared.holes.punch(1 << 30) > 0
+    assert shared.punch(1 << 30) > 0
     check(other)
     other.close()
 
@@ -256,8 +256,51 @@ def test_what_is_given_back_is_of_no_other_file(
 
     monkeypatch.setattr("artifactfs.cache.holes.fallocate", closed_before)
     (shared,) = store.all_open()
-    assert shared.holes.punch(1 << 30) == len(DATA)
+    assert shared.punch(1 << 30) == len(DATA)
     assert unharmed(others)
+
+
+def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+    arrived = threading.Event()
+
+    def asked_before(*where: int) -> None:
+        content.request(Span(0, 10), lambda _: arrived.set())
+        arrived.wait(0.3)  # whoever would fetch it now has the time to
+        fallocate(*where)
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", asked_before)
+    (shared,) = store.all_open()
+    assert shared.punch(1 << 30) == len(DATA)
+    assert arrived.wait(10)
+    check(content)
+    content.close()
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_cannot_be_given_back_can_be_read_all_the_same(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+
+    def impossible(*_: int) -> None:
+        if asks:
+            content.request(Span(0, len(DATA)), lambda _: None)
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", impossible)
+    (shared,) = store.all_open()
+    assert shared.punch(1 << 30) == 0
+    check(content)
+    content.close()
 
 
 def test_verifying_what_another_mount_has_open_harms_nobody(cache: Cache) -> None:
