@@ -155,9 +155,8 @@ class GrainTable:
         """The files are those that were closed before; others may have changed their `flags`."""
         known = self.flags
         for start, stop in runs(flags, ABSENT, 0, len(flags)):
-            if known.find(CHECKED, start, stop) >= 0:
-                self.checked_whole = False
-                self.epoch += 1
+            if any(known[start:stop]):
+                self._dropped()
             known[start:stop] = bytes(stop - start)
         for start, stop in list(runs(known, ABSENT, 0, len(flags))):
             known[start:stop] = flags[start:stop]
