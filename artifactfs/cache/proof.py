@@ -74,19 +74,26 @@ class Proof:
         first = position // GRAIN_BYTES
         return table.flags[first : first + 1] == bytes([CHECKED])
 
-    def compared(self, right: bool) -> None:
-        """The SHA-256 of the whole has been compared."""
+    def compared(self, right: bool, epoch: int) -> bool:
+        """The SHA-256 of the whole has been compared, as it was in this epoch.
+
+        False: bytes were dropped since, so that it says nothing of what is here.
+        """
         table, sidecar = self.table, self.backing.sidecar
+        if epoch != table.epoch:
+            return False
         if not right and sidecar is not None:
             # First, or whoever asks for a grain as soon as it is absent would take it over again.
             self.backing.write_down(lambda: sidecar.forget(0, len(table.flags)))
         with table.lock:
+            if right and epoch != table.epoch:
+                return False
             if right:
                 table.all_right()
                 table.verified = table.checked_whole = table.unsaved = True
                 self._attempts = 0
                 self._counters.verified_bytes += table.size_bytes
-                return
+                return True
             self._counters.mismatches += 1
             self._attempts += 1
             table.clear()
@@ -102,3 +109,4 @@ class Proof:
         )  # fmt: skip
         for waiter in told:
             waiter.done(error)
+        return True

@@ -114,7 +114,8 @@ class Verifier:
         if right and following.position < proof.table.size_bytes:
             return proof.to_verify
         right = right and following.digest.hexdigest() == proof.artifact.sha256
-        proof.compared(right)
+        if not proof.compared(right, following.epoch):
+            return True
         proof.backing.save()
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import BinaryIO
 
 import pytest
@@ -279,6 +281,35 @@ def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
     assert shared.punch(1 << 30) == len(DATA)
     assert arrived.wait(10)
     check(content)
+    content.close()
+
+
+def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at the bytes and the verdict."""
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    (shared,) = store.all_open()
+    freed: list[int] = []
+
+    class Digest:
+        def __init__(self) -> None:
+            self._real = hashlib.sha256()
+            self.update = self._real.update
+
+        def hexdigest(self) -> str:
+            if not freed:
+                freed.append(shared.punch(1 << 30))
+            return self._real.hexdigest()
+
+    monkeypatch.setattr("artifactfs.cache.verifier.hashlib", SimpleNamespace(sha256=Digest))
+    content.request(Span(0, len(DATA)), lambda _: None)
+    eventually(lambda: freed)
+    cache.close(store)  # ends the verifying thread
+    assert freed == [len(DATA)]
+    assert not content.verified
     content.close()
 
 
