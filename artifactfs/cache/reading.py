@@ -99,7 +99,7 @@ class Reading:
             if self._table.flags[grain] == STORED:
                 start = grain * GRAIN_BYTES - position
                 if checksum(data[start : start + GRAIN_BYTES]) != self._sum(grain):
-                    self._lose(grain, grain + 1, "its checksum is wrong")
+                    self._lose_stored(grain)
                     return False
         return True
 
@@ -111,7 +111,7 @@ class Reading:
                 continue
             data = self._grain(grain)
             if data is None or checksum(data) != self._sum(grain):
-                self._lose(grain, grain + 1, "its checksum is wrong")
+                self._lose_stored(grain)
                 return False
             with table.lock:
                 if table.flags[grain] == STORED:
@@ -155,6 +155,11 @@ class Reading:
             begin = grain * GRAIN_BYTES
             pieces.append(data[max(0, start - begin) : stop - begin])
         return b"".join(pieces)
+
+    def _lose_stored(self, grain: int) -> None:
+        """It does not have its sum. That is no wonder if it was given up meanwhile."""
+        if self._table.flags[grain] == STORED:
+            self._lose(grain, grain + 1, "its checksum is wrong")
 
     def _lose(self, first: int, last: int, why: str) -> None:
         sidecar = self._backing.sidecar

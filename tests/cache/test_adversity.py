@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -280,6 +281,34 @@ def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
     (shared,) = store.all_open()
     assert shared.punch(1 << 30) == len(DATA)
     assert arrived.wait(10)
+    check(content)
+    content.close()
+
+
+def test_what_is_given_back_while_it_is_checked_is_not_taken_for_wrong(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    artifact = artifact_of(DATA, sha256=None)
+    before = cache.over(Source(DATA))
+    read_all(before, artifact)
+    cache.close(before)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact)
+    (shared,) = store.all_open()
+    freed: list[int] = []
+    sums = Sidecar.sums
+
+    def given_back_before(sidecar: Sidecar, first: int, stop: int) -> array[int]:
+        if not freed:
+            freed.append(0)
+            freed.append(shared.punch(1 << 30))
+        return sums(sidecar, first, stop)
+
+    monkeypatch.setattr(Sidecar, "sums", given_back_before)
+    assert content.try_read(0, 10) is None
+    assert freed == [0, len(DATA)]
+    assert store.statistics().refetched_grains == 0
     check(content)
     content.close()
 
