@@ -3,7 +3,7 @@
 A *flight* is one ranged download for one content. Spans wait in a queue; a thread that is free
 takes the first piece of one, as long as one request should be (``lanes``), so that a large window
 uses as many connections as bring something, and a reader who jumps elsewhere does not wait for all
-of it. Each grain is claimed by one flight at a time (``shared``): no byte is downloaded twice.
+of it. Each grain is claimed by one flight at a time (``table``): no byte is downloaded twice.
 
 Flights that somebody waits for go before those that read ahead. *Bulk* flights, longer than what
 one reader waits for at a time, share the lanes; short ones go whenever a thread is free, because
