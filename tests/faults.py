@@ -10,15 +10,14 @@ import contextlib
 import http.client
 import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.listening import Listening
 
 PIECE = 64 * 1024
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"}
@@ -56,46 +55,28 @@ class Fault:
         return self.method in ("", method) and fits
 
 
-class FaultProxy:
-    """The proxy; use it in a ``with`` block. `counts` holds requests by (method, path)."""
+class FaultProxy(Listening):
+    """The proxy; use it in a ``with`` block. `counts` holds requests by (method, path).
+
+    `_lock` guards them and the rules as well.
+    """
 
     def __init__(self, target: str) -> None:
+        super().__init__()
         self._target = urlsplit(target)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.sent_bytes = 0
-        self._lock = threading.Lock()
         self._faults: list[Fault] = []
-        self._open: set[socket.socket] = set()
-        self.closing = threading.Event()
         proxy = self
 
         class Handler(_Handler):
             owner = proxy
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._handler = Handler
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.closing.set()
-        self._server.shutdown()
-        self._thread.join()
-        with self._lock:
-            left = list(self._open)
-        for connection in left:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._server.server_close()
+    def converse(self, connection: socket.socket) -> None:
+        self._handler(connection, ("a client", 0), self)  # type: ignore[arg-type]
+        connection.shutdown(socket.SHUT_WR)
 
     def break_with(self, **how: object) -> Fault:
         """Add a rule."""
@@ -127,10 +108,6 @@ class FaultProxy:
                 return fault
         return None
 
-    def track(self, connection: socket.socket, *, opened: bool) -> None:
-        with self._lock:
-            (self._open.add if opened else self._open.discard)(connection)
-
     def connect(self) -> http.client.HTTPConnection:
         host, port = self._target.hostname, self._target.port
         assert host is not None
@@ -142,13 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     owner: FaultProxy
     wbufsize = 0
 
-    def setup(self) -> None:
-        super().setup()
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.owner.track(self.connection, opened=True)
-
     def finish(self) -> None:
-        self.owner.track(self.connection, opened=False)
         with contextlib.suppress(OSError):
             super().finish()
 

@@ -8,7 +8,7 @@ empty, all grains that are whole are written, so that no reader waits for bytes 
 beginning of a grain stays in the buffer until the rest of it has come.
 
 Each grain is written by one flight, once. Those of its own span a flight has claimed before it
-began (``shared``). A server that ignores ranges sends others besides, or the same ones again: they
+began (``table``). A server that ignores ranges sends others besides, or the same ones again: they
 are taken only if nobody has them and nobody else is fetching them (`Landing.claim_more`). What is
 here was seen to be right, and readers may have it: nothing that comes later may change it.
 

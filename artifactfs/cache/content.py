@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 
 from artifactfs.cache.figures import Counters
-from artifactfs.cache.shared import Done, Shared, Waiter
+from artifactfs.cache.shared import Shared
+from artifactfs.cache.waiters import Done, Waiter
 from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
 from artifactfs.spans import Span
 
@@ -38,6 +39,9 @@ class Content:
     ) -> None:
         self.is_as_before = is_as_before
         self._shared = shared
+        self._table = shared.table
+        self._waiters = shared.waiters
+        self._reading = shared.reading
         self._read_timeout_s = read_timeout_s
         self._counters = counters
         self._closed = closed
@@ -50,21 +54,21 @@ class Content:
     @property
     def complete(self) -> bool:
         """Whether every byte is here."""
-        return self._shared.table.complete
+        return self._table.complete
 
     @property
     def verified(self) -> bool:
         """Whether the whole was seen to have its SHA-256."""
-        return self._shared.table.verified
+        return self._table.verified
 
     def try_read(self, start: int, stop: int) -> bytes | None:
         """The bytes [start, stop), short at the end of the content, or None if some are missing."""
-        if self._shared.failed is not None:
+        if self._waiters.failed is not None:
             return None
-        data = self._shared.try_read(start, stop)
+        data = self._reading.try_read(start, stop)
         if data is not None:
             self._counters.hits += 1
-            if data and not self._shared.checked_whole:
+            if data and not self._table.checked_whole:
                 self._shared.advance(Span(start, start + len(data)))
         return data
 
@@ -109,7 +113,7 @@ class Content:
 
     def backing_fd(self) -> int | None:
         """The file's descriptor if it is whole and verified; valid until `close`."""
-        return self._shared.pass_through()
+        return self._shared.holes.pass_through()
 
     def close(self) -> None:
         """This opening is over."""

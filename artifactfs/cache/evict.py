@@ -7,7 +7,7 @@ was fetched since. If it is over `cache.size`, or the disk has less than `cache.
 contents that were used least recently (their sidecar's time, which each opening renews) are removed
 until a twentieth is free. Open and pinned contents stay, whichever process has them open: an open
 content holds a shared flock on its file, and only who gets the exclusive one may remove it. Where
-that is not enough, open contents give back what they used least recently (``content``).
+that is not enough, open contents give back what they used least recently (``holes``).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A *flight* is one ranged download for one content. Spans wait in a queue; a thread that is free
 takes the first piece of one, as long as one request should be (``lanes``), so that a large window
 uses as many connections as bring something, and a reader who jumps elsewhere does not wait for all
-of it. Each grain is claimed by one flight at a time (``shared``): no byte is downloaded twice.
+of it. Each grain is claimed by one flight at a time (``table``): no byte is downloaded twice.
 
 Flights that somebody waits for go before those that read ahead. *Bulk* flights, longer than what
 one reader waits for at a time, share the lanes; short ones go whenever a thread is free, because
@@ -144,7 +144,7 @@ class FlightCrew:
                 if was_looking and (self._queue or self._put_off):
                     self._wake_one()  # to look instead
             flight, lane = taken
-            flight.shared.retain()
+            flight.shared.backing.retain()
             try:
                 self._begin(flight, lane, buffer)
             except Exception as error:  # noqa: BLE001 - else readers would wait, and a thread be lost
@@ -152,7 +152,7 @@ class FlightCrew:
                 flight.shared.landed(flight.span, error)
             finally:
                 lane.leave()
-                flight.shared.release()
+                flight.shared.backing.release()
 
     def _rest(self, bell: threading.Condition) -> bool:
         """Wait for something to do; whether as the one who looks. `_lock` is held.
@@ -219,7 +219,7 @@ class FlightCrew:
             return
         now_s = time.monotonic()
         since_s = flight.put_off_since_s or now_s
-        missing = shared.reserve(span, insist=now_s - since_s >= PATIENCE_S)
+        missing = shared.intake.reserve(span, insist=now_s - since_s >= PATIENCE_S)
         if missing is None:
             self._put_back(replace(flight, put_off_since_s=since_s), now_s + PUT_OFF_S)
             return
@@ -230,7 +230,7 @@ class FlightCrew:
         except BaseException as caught:  # noqa: BLE001 - the readers are told whatever it is
             error = caught
         finally:
-            shared.free(span)
+            shared.intake.free(span)
         shared.landed(span, error, final=self._ended.is_set())
 
     def _put_back(self, flight: _Flight, due_s: float) -> None:
@@ -242,7 +242,7 @@ class FlightCrew:
         flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
 
     def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
-        flying = _Flying(shared, Arrival(shared, span, buffer), lane, span, self._ended)
+        flying = _Flying(shared, Arrival(shared.intake, span, buffer), lane, span, self._ended)
         try:
             self._source.stream(
                 shared.artifact,
@@ -313,7 +313,7 @@ class _Flying:
         self.pause = arrival.pause
 
     def version(self, etag: str) -> None:
-        self._shared.comes_as(etag)
+        self._shared.intake.comes_as(etag)
 
     def room(self, offset: int) -> memoryview:
         self._position = offset

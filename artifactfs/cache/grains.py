@@ -1,4 +1,4 @@
-"""Which parts of a content are on disk, and how that is written down.
+"""The parts that a content is cut into, and the states that each can be in.
 
 A content is cut into grains of 32 KiB. A random read of a page fetches eight times what it asked,
 and over a fast line that costs no more than the page alone would (measured on loopback: 75 us for
@@ -10,14 +10,13 @@ one of four states:
     CHECKED    on disk, and seen to be right since the mount
     IN_MEMORY  fetched, but the disk did not take it
 
-How that is written down is ``sidecar``'s matter.
+Which is in which, ``table`` knows; how that is written down is ``sidecar``'s matter.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import xxhash
 
@@ -52,46 +51,3 @@ def runs(flags: bytearray, value: int, first: int, stop: int) -> Iterator[tuple[
 def checksum(data: bytes | memoryview) -> int:
     """The xxh3-64 of a grain; never 0, which stands for "none"."""
     return xxhash.xxh3_64_intdigest(data) or 1
-
-
-@dataclass(slots=True)
-class GrainTable:
-    """The state of each grain. Guarded by its content's lock."""
-
-    size_bytes: int
-    flags: bytearray
-    verified: bool = False
-
-    @classmethod
-    def empty(cls, size_bytes: int) -> GrainTable:
-        """A table in which everything is absent."""
-        return cls(size_bytes, bytearray(grain_count(size_bytes)))
-
-    def clear(self) -> None:
-        """Everything is absent from now on."""
-        self.flags[:] = bytes(len(self.flags))
-        self.verified = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether no grain is absent."""
-        return ABSENT not in self.flags
-
-    @property
-    def stored_whole(self) -> bool:
-        """Whether every grain is on disk, seen to be right or not."""
-        return ABSENT not in self.flags and IN_MEMORY not in self.flags
-
-    @property
-    def on_disk(self) -> bool:
-        """Whether every grain is on disk and was seen to be right."""
-        return self.flags.count(CHECKED) == len(self.flags)
-
-    @property
-    def cached_bytes(self) -> int:
-        """How many bytes are here."""
-        here = len(self.flags) - self.flags.count(ABSENT)
-        if here and self.flags[-1] != ABSENT:
-            last_bytes = self.size_bytes - (len(self.flags) - 1) * GRAIN_BYTES
-            return (here - 1) * GRAIN_BYTES + last_bytes
-        return here * GRAIN_BYTES

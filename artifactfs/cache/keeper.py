@@ -104,8 +104,8 @@ class Keeper:
             now_s = time.monotonic()
             try:
                 for shared in self._contents.all_open():
-                    shared.overdue(now_s)
-                    shared.save()
+                    shared.waiters.overdue(now_s)
+                    shared.backing.save()
                 if now_s >= first_at_s or self._may_be_too_much(now_s - surveyed_s):
                     first_at_s, surveyed_s = math.inf, now_s
                     self._survey()

@@ -37,7 +37,6 @@ from artifactfs.cache.files import is_held
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
     GRAIN_BYTES,
-    GrainTable,
     checksum,
 )
 from artifactfs.cache.keeper import Keeper
@@ -152,7 +151,7 @@ class Store:
         self._verifier.close()
         self._keeper.close()
         for shared in self.all_open():
-            shared.save()
+            shared.backing.save()
 
     # Contents
 
@@ -169,28 +168,28 @@ class Store:
             shared = self._open.get(place.key)
             if shared is not None and self._fits(shared, artifact):
                 shared.opens += 1
-                shared.retain()
+                shared.backing.retain()
                 return self._content(shared)
             known = self._known.pop(place.key, None)
         if known is not None and not self._fits(known, artifact):
             known = None
         fresh = known or self._load(artifact, place, self._size_of(artifact, place))
-        fresh.retain()
-        fresh.open_file()
+        fresh.backing.retain()
+        fresh.backing.open()
         with self._lock:
             shared = self._open.setdefault(place.key, fresh)
             shared.opens += 1
             if shared is not fresh:
-                shared.retain()
+                shared.backing.retain()
             if shared.cancelled.is_set():
                 shared.cancelled = threading.Event()
         if shared is not fresh:
-            fresh.release()
+            fresh.backing.release()
         else:
             with contextlib.suppress(OSError):
                 os.utime(place.sidecar)
-        if shared.to_verify:
-            self._verifier.follow(shared)
+        if shared.proof.to_verify:
+            self._verifier.follow(shared.proof)
         return self._content(shared)
 
     def _fits(self, shared: Shared, artifact: Artifact) -> bool:
@@ -210,7 +209,7 @@ class Store:
                 ended = True
                 self._close(shared)
 
-        changed = shared.failed is None and self._changed.pop(shared.place.key, False)
+        changed = shared.waiters.failed is None and self._changed.pop(shared.place.key, False)
         return Content(
             shared, self._read_timeout_s, self._counters, closed, is_as_before=not changed
         )
@@ -222,20 +221,20 @@ class Store:
             if last:
                 self._open.pop(shared.place.key, None)
                 shared.cancelled.set()
-                if isinstance(shared.failed, ContentChanged):
+                if isinstance(shared.waiters.failed, ContentChanged):
                     self._changed[shared.place.key] = True
-                elif shared.failed is not None:
-                    self._refused[shared.place.key] = shared.failed
+                elif shared.waiters.failed is not None:
+                    self._refused[shared.place.key] = shared.waiters.failed
         if last:
-            shared.closed_everywhere()
-            shared.save()
+            shared.holes.closed_everywhere()
+            shared.backing.save()
             usage = Usage(shared.table.cached_bytes, shared.size_bytes, shared.table.verified)
             with self._lock:
                 self._usages[shared.place.key] = usage
-                if shared.place.key not in self._open and shared.failed is None:
+                if shared.place.key not in self._open and shared.waiters.failed is None:
                     with contextlib.suppress(ValueError):  # larger than all that is kept
                         self._known[shared.place.key] = shared
-        shared.release()
+        shared.backing.release()
 
     def _size_of(self, artifact: Artifact, place: Place) -> int:
         if artifact.size_bytes is not None:
@@ -270,7 +269,6 @@ class Store:
             replace(artifact, size_bytes=size_bytes),  # so that every answer is compared with it
             place,
             size_bytes,
-            GrainTable.empty(size_bytes),
             window_max_bytes=self._window_max_bytes,
             allowance=self._allowance,
             memory=self._memory,

@@ -25,7 +25,7 @@ import threading
 from collections import deque
 
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.shared import Following, Shared
+from artifactfs.cache.proof import Following, Proof
 
 HASH_BYTES = 1 << 18
 TURN_BYTES = 16 << 20
@@ -39,8 +39,8 @@ class Verifier:
 
     def __init__(self) -> None:
         self._wake = threading.Condition()
-        self._queue: deque[Shared] = deque()
-        self._queued: set[Shared] = set()
+        self._queue: deque[Proof] = deque()
+        self._queued: set[Proof] = set()
         self._ended = threading.Event()
         self._view = memoryview(bytearray(HASH_BYTES))
         self._thread = threading.Thread(target=self._run, name="verify", daemon=True)
@@ -57,19 +57,19 @@ class Verifier:
             self._queue.clear()
             self._queued.clear()
             self._wake.notify()
-        for shared in queue:
-            shared.release()
+        for proof in queue:
+            proof.backing.release()
         if self._thread.ident is not None:
             self._thread.join(_JOIN_S)
 
-    def follow(self, shared: Shared) -> None:
+    def follow(self, proof: Proof) -> None:
         """Hash what is here of it and was not hashed yet, soon. At once."""
         with self._wake:
-            if shared in self._queued or self._ended.is_set():
+            if proof in self._queued or self._ended.is_set():
                 return
-            shared.retain()
-            self._queue.append(shared)
-            self._queued.add(shared)
+            proof.backing.retain()
+            self._queue.append(proof)
+            self._queued.add(proof)
             self._wake.notify()
 
     def _run(self) -> None:
@@ -79,45 +79,44 @@ class Verifier:
                     self._wake.wait()
                 if self._ended.is_set():
                     return
-                shared = self._queue.popleft()
-                self._queued.discard(shared)
+                proof = self._queue.popleft()
+                self._queued.discard(proof)
             try:
-                if self._turn(shared):
-                    self.follow(shared)
+                if self._turn(proof):
+                    self.follow(proof)
             except Exception:  # noqa: BLE001 - a thread that ends would verify nothing more
-                _log.exception("%s could not be verified", shared.artifact.id)
+                _log.exception("%s could not be verified", proof.artifact.id)
             finally:
-                shared.release()
+                proof.backing.release()
 
-    def _turn(self, shared: Shared) -> bool:
+    def _turn(self, proof: Proof) -> bool:
         """Hash some of it; whether there is more to do at once."""
-        following = shared.following
-        if following is None or following.epoch != shared.epoch:
-            following = shared.following = Following(hashlib.sha256(), 0, shared.epoch)
-        descriptor = shared.descriptor
-        if not shared.to_verify or descriptor < 0:
+        following = proof.following
+        if following is None or following.epoch != proof.table.epoch:
+            following = proof.following = Following(hashlib.sha256(), 0, proof.table.epoch)
+        descriptor = proof.backing.descriptor
+        if not proof.to_verify or descriptor < 0:
             return False
-        stop = shared.hashable(following.position, TURN_BYTES)
+        stop = proof.table.hashable(following.position, TURN_BYTES)
         right = True
         while right and following.position < stop:
             if self._ended.is_set():
                 return False
             view = self._view[: min(HASH_BYTES, stop - following.position)]
             count = os.preadv(descriptor, [view], following.position)
-            if not shared.stored_right(following.position, view[:count]):
+            if not proof.reading.stored_right(following.position, view[:count]):
                 return True
             following.digest.update(view[:count])
             following.position += count
             right = count == len(view)  # otherwise somebody has cut the file off
-        if following.epoch != shared.epoch:
+        if following.epoch != proof.table.epoch:
             return True
-        if right and following.position < shared.size_bytes:
-            return shared.to_verify
-        right = right and following.digest.hexdigest() == shared.artifact.sha256
-        if right:
-            shared.all_checked()
-        shared.verified(right)
-        shared.save()
+        if right and following.position < proof.table.size_bytes:
+            return proof.to_verify
+        right = right and following.digest.hexdigest() == proof.artifact.sha256
+        if not proof.compared(right, following.epoch):
+            return True
+        proof.backing.save()
         return False
 
 

@@ -12,7 +12,6 @@ only place where a reader may ever see a wrong byte.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import socket
 import struct
@@ -20,8 +19,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+
+from tests.listening import Listening, heads
 
 STALL_S = 3.0
 DRIBBLE_S = 0.004
@@ -97,42 +96,18 @@ class Answer:
     after: bytes = b""
 
 
-class Origin:
-    """The origin; use it in a ``with`` block. `_lock` guards `_served`, `_open` and `_threads`."""
+class Origin(Listening):
+    """The origin; use it in a ``with`` block. `_lock` guards `_served` as well."""
 
     def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._lock = threading.Lock()
+        super().__init__()
         self._served: dict[str, Served] = {}
-        self._open: set[socket.socket] = set()
-        self._threads: set[threading.Thread] = set()
         self._healed = threading.Event()
-        self._closing = threading.Event()
-        self._accepting = threading.Thread(target=self._accept, name="origin")
 
-    def __enter__(self) -> Self:
-        self._accepting.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._closing.set()
+    def end(self) -> None:
+        """End it, and whatever stalls."""
         self._healed.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        self._accepting.join()
-        with self._lock:
-            connections, threads = list(self._open), list(self._threads)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in threads:
-            thread.join()
+        super().end()
 
     def serve(self, name: str, data: bytes, *, presigned: bool, faults: Sequence[Fault]) -> None:
         """Serve a content from now on, with these faults."""
@@ -157,31 +132,12 @@ class Origin:
         with self._lock:
             return list(self._served[name].forged)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listening.accept()
-            except OSError:
+    def converse(self, connection: socket.socket) -> None:
+        for head in heads(connection):
+            method, target, headers = _parsed(head)
+            answer = self._answer(method, target, headers)
+            if answer is None or not self._send(connection, method, answer):
                 return
-            thread = threading.Thread(target=self._converse, args=(connection,), name="answers")
-            with self._lock:
-                self._open.add(connection)
-                self._threads.add(thread)
-            thread.start()
-
-    def _converse(self, connection: socket.socket) -> None:
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with contextlib.suppress(OSError):
-                for method, target, headers in _requests(connection):
-                    answer = self._answer(method, target, headers)
-                    if answer is None or not self._send(connection, method, answer):
-                        return
-        finally:
-            connection.close()
-            with self._lock:
-                self._open.discard(connection)
-                self._threads.discard(threading.current_thread())
 
     def _answer(self, method: str, target: str, headers: dict[str, str]) -> Answer | None:
         path, _, query = target.partition("?")
@@ -253,20 +209,12 @@ class Origin:
         return not answer.close and answer.framing != "until closed"
 
 
-def _requests(connection: socket.socket) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Method, target and headers of each request; downloads have no bodies."""
-    held = b""
-    while True:
-        while b"\r\n\r\n" not in held:
-            more = connection.recv(1 << 16)
-            if not more:
-                return
-            held += more
-        head, _, held = held.partition(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")
-        method, target, _ = first.split(" ")
-        pairs = (line.partition(":") for line in lines)
-        yield method, target, {name.lower(): value.strip() for name, _, value in pairs}
+def _parsed(head: str) -> tuple[str, str, dict[str, str]]:
+    """Method, target and headers of a request."""
+    first, *lines = head.split("\r\n")
+    method, target, _ = first.split(" ")
+    pairs = (line.partition(":") for line in lines)
+    return method, target, {name.lower(): value.strip() for name, _, value in pairs}
 
 
 def _head(answer: Answer) -> bytes:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache import Content
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
+from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES, Sidecar
 from artifactfs.errors import CacheError, Cancelled
+from artifactfs.fallocate import fallocate
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
@@ -182,7 +187,7 @@ def test_a_disk_that_is_full_is_read_past(cache: Cache, disk: Path) -> None:
 def test_what_one_mount_has_open_no_other_gives_back(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.shared.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
     one = cache.over(Source(DATA))
     reader = one.open(artifact_of(DATA, sha256=None))
     check(reader)
@@ -196,6 +201,166 @@ def test_what_one_mount_has_open_no_other_gives_back(
     assert shared.punch(1 << 30) > 0
     check(other)
     other.close()
+
+
+def decoys(directory: Path, count: int = 16) -> Iterator[BinaryIO]:
+    """Files that take the numbers of whatever was closed just now."""
+    for number in range(count):
+        file = (directory / f"decoy{number}").open("w+b", buffering=0)
+        file.write(OTHER)
+        yield file
+
+
+def unharmed(files: list[BinaryIO]) -> bool:
+    """Whether nobody has written to them. They are closed."""
+    right = [os.pread(file.fileno(), len(OTHER) + 1, 0) == OTHER for file in files]
+    for file in files:
+        file.close()
+    return all(right)
+
+
+def test_what_the_keeper_writes_down_goes_to_no_other_file(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is closed, and others are opened, just before the keeper writes."""
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    others: list[BinaryIO] = []
+    describe = Sidecar.describe
+
+    def closed_before(sidecar: Sidecar, cached_bytes: int, *, verified: bool) -> None:
+        if threading.current_thread().name == "cache" and not others:
+            content.close()
+            others.extend(decoys(tmp_path))
+        describe(sidecar, cached_bytes, verified=verified)
+
+    monkeypatch.setattr(Sidecar, "describe", closed_before)
+    assert content.read(1_000_000, 1_000_010) == DATA[1_000_000:1_000_010]
+    eventually(lambda: len(others) == 16 and store.statistics().open_contents == 0)
+    cache.close(store)  # ends the keeper
+    assert unharmed(others)
+    assert store.usage(artifact_of(DATA)).cached_bytes == GRAIN_BYTES
+
+
+def test_what_is_given_back_is_of_no_other_file(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content is closed, and others are opened, just before holes are punched."""
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+    others: list[BinaryIO] = []
+
+    def closed_before(*where: int) -> None:
+        content.close()
+        others.extend(decoys(tmp_path))
+        fallocate(*where)
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", closed_before)
+    (shared,) = store.all_open()
+    assert shared.punch(1 << 30) == len(DATA)
+    assert unharmed(others)
+
+
+def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+    arrived = threading.Event()
+
+    def asked_before(*where: int) -> None:
+        content.request(Span(0, 10), lambda _: arrived.set())
+        arrived.wait(0.3)  # whoever would fetch it now has the time to
+        fallocate(*where)
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", asked_before)
+    (shared,) = store.all_open()
+    assert shared.punch(1 << 30) == len(DATA)
+    assert arrived.wait(10)
+    check(content)
+    content.close()
+
+
+def test_what_is_given_back_while_it_is_checked_is_not_taken_for_wrong(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    artifact = artifact_of(DATA, sha256=None)
+    before = cache.over(Source(DATA))
+    read_all(before, artifact)
+    cache.close(before)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact)
+    (shared,) = store.all_open()
+    freed: list[int] = []
+    sums = Sidecar.sums
+
+    def given_back_before(sidecar: Sidecar, first: int, stop: int) -> array[int]:
+        if not freed:
+            freed.append(0)
+            freed.append(shared.punch(1 << 30))
+        return sums(sidecar, first, stop)
+
+    monkeypatch.setattr(Sidecar, "sums", given_back_before)
+    assert content.try_read(0, 10) is None
+    assert freed == [0, len(DATA)]
+    assert store.statistics().refetched_grains == 0
+    check(content)
+    content.close()
+
+
+def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at the bytes and the verdict."""
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA))
+    (shared,) = store.all_open()
+    freed: list[int] = []
+
+    class Digest:
+        def __init__(self) -> None:
+            self._real = hashlib.sha256()
+            self.update = self._real.update
+
+        def hexdigest(self) -> str:
+            if not freed:
+                freed.append(shared.punch(1 << 30))
+            return self._real.hexdigest()
+
+    monkeypatch.setattr("artifactfs.cache.verifier.hashlib", SimpleNamespace(sha256=Digest))
+    content.request(Span(0, len(DATA)), lambda _: None)
+    eventually(lambda: freed)
+    cache.close(store)  # ends the verifying thread
+    assert freed == [len(DATA)]
+    assert not content.verified
+    content.close()
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_cannot_be_given_back_can_be_read_all_the_same(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, asks: bool
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    store = cache.over(Source(DATA))
+    content = store.open(artifact_of(DATA, sha256=None))
+    check(content)
+
+    def impossible(*_: int) -> None:
+        if asks:
+            content.request(Span(0, len(DATA)), lambda _: None)
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr("artifactfs.cache.holes.fallocate", impossible)
+    (shared,) = store.all_open()
+    assert shared.punch(1 << 30) == 0
+    check(content)
+    content.close()
 
 
 def test_verifying_what_another_mount_has_open_harms_nobody(cache: Cache) -> None:
@@ -327,7 +492,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     other = cache.over(Source(DATA))
     theirs = other.open(artifact_of(DATA))
     (shared,) = other.all_open()
-    assert shared.reserve(Span(0, len(DATA)), insist=False)
+    assert shared.intake.reserve(Span(0, len(DATA)), insist=False)
     stuck = Source(OTHER)
     one = cache.over(Two(Source(DATA), stuck))
     mine = one.open(artifact_of(DATA))
@@ -337,7 +502,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     hanging = one.open(artifact_of(OTHER))
     hanging.request(Span(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
     eventually(lambda: stuck.requests)
-    shared.free(Span(0, len(DATA)))
+    shared.intake.free(Span(0, len(DATA)))
     assert arrived.wait(5)
     stuck.gate.set()
     for content in (mine, hanging, theirs):

@@ -54,7 +54,7 @@ def test_the_first_bytes_do_not_wait_for_what_is_read_ahead(
     content: Content, source: Source
 ) -> None:
     assert content.read(0, 4096) == DATA[:4096]
-    first = source.requests[0]
+    first = min(source.requests, key=lambda span: span.start)  # two fetch at the same time
     assert first.start == 0
     assert len(first) < MIB
 

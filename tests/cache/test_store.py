@@ -382,10 +382,30 @@ def test_what_another_mount_has_removed_and_partly_fetched_again_is_not_taken_fo
     assert source.delivered_bytes > before
 
 
+def test_what_another_mount_has_given_back_a_part_of_is_not_verified_any_more(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    one, other = cache.over(Source(DATA)), cache.over(Source(DATA))
+    content = one.open(artifact_of(DATA))
+    content.read(0, len(DATA))
+    eventually(lambda: content.verified)
+    content.close()
+    theirs = other.open(artifact_of(DATA))
+    theirs.read(0, len(DATA))
+    (shared,) = other.all_open()
+    eventually(lambda: shared.punch(1 << 30))  # whoever hashes it has it open still
+    theirs.close()
+    content = one.open(artifact_of(DATA))
+    assert not content.complete
+    assert not content.verified
+    content.close()
+
+
 def test_a_file_larger_than_the_cache_gives_back_what_was_read_before(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.shared.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
     data = random.Random(2).randbytes(24 << 20)
     source = Source(data, 1 << 20)
     store = cache.over(source, size_bytes=8 << 20)
