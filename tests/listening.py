@@ -5,12 +5,13 @@ connections and each of them is answered in a thread of its own, by whatever `co
 At the end nobody is waited for who is still talking: `closing` is set, for those who wait for
 something else, every connection is shut, and all threads have ended when the block has.
 
-It knows nothing of HTTP but where the head of a request ends (`heads`).
+It knows nothing of HTTP but where a request ends (`requests`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import threading
@@ -107,14 +108,23 @@ class Listening:
         return secured
 
 
-def heads(connection: socket.socket) -> Iterator[str]:
-    """The head of each request that comes on a connection; none of them has a body."""
+def requests(connection: socket.socket) -> Iterator[tuple[str, bytes]]:
+    """The head and the body, if its length is said, of each request that comes on a connection."""
     held = b""
     while True:
-        while b"\r\n\r\n" not in held:
+        length = 0
+        while b"\r\n\r\n" not in held or len(held.partition(b"\r\n\r\n")[2]) < length:
             more = connection.recv(1 << 16)
             if not more:
                 return
             held += more
+            said = re.search(rb"content-length: *(\d+)", held.partition(b"\r\n\r\n")[0].lower())
+            length = int(said[1]) if said is not None else 0
         head, _, held = held.partition(b"\r\n\r\n")
-        yield head.decode("latin-1")
+        body, held = held[:length], held[length:]
+        yield head.decode("latin-1"), body
+
+
+def heads(connection: socket.socket) -> Iterator[str]:
+    """The head of each request that comes on a connection."""
+    return (head for head, _ in requests(connection))

@@ -1,14 +1,18 @@
-"""One kept-alive HTTP/1.1 connection, spoken directly, for downloads.
+"""One kept-alive HTTP/1.1 connection, spoken directly, for downloads and small uploads.
 
 Downloads are what this project is measured by, and for a small range the library costs more than
 the line: 200 ranges of 32 KiB from a server on the same machine took 0.75 ms each by requests,
 0.37 by urllib3, 0.27 by http.client and 0.15 like this. A long body gains as well, because it goes
 from the socket into the memory from where it is written to the disk, without one copy in between.
 
-So this speaks the one thing that downloads need (RFC 9112): GET, answered by a head and a body of
-known length. urllib3 makes the connection, with its TLS and its checks of certificates. Whatever
-else an answer may be (chunked, without a length, HTTP/1.0, a head that is not well formed) is
-`NotPlain`: nothing has been handed on yet, and the caller asks again by the library (``session``).
+A small file that is uploaded is in the same case: 10 KiB took 0.6 ms of the interpreter by requests
+and 0.2 like this.
+
+So this speaks the one thing that is needed (RFC 9112): a request in one piece, answered by a head
+and a body of known length. urllib3 makes the connection, with its TLS and its checks of
+certificates. Whatever else an answer may be (chunked, without a length, HTTP/1.0, a head that is
+not well formed) is `NotPlain`: nothing has been handed on yet, and what can be asked again is asked
+by the library (``session``).
 
 A connection belongs to one thread at a time; `shut_down` alone may be called by any other.
 """

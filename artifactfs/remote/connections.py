@@ -1,17 +1,18 @@
-"""The connections that downloads are spoken over, kept alive between requests.
+"""The connections that downloads and small uploads are spoken over, kept alive between requests.
 
-`Connections.get` sends a GET over one of them, made where none is idle. How to connect (which
+`Connections.ask` sends a request over one of them, made where none is idle. How to connect (which
 certificates to trust) is what requests would do in this environment; where it would go through a
 proxy, and for a while to a server that has answered as only the library can read, `speaks_to` says
 no, and the caller leaves the request to the library.
 
 A server may close an idle connection at any time. One that it has closed already is not used; one
-that it closes just when the next request is sent answers nothing, and the request, a GET, is sent
-again over a new one.
+that it closes just when the next request is sent answers nothing, and the request, if it is a GET,
+is sent again over a new one. What has a body changes something, and is sent once.
 """
 
 from __future__ import annotations
 
+import math
 import ssl
 import threading
 import time
@@ -56,9 +57,11 @@ class _Way:
 
 @lru_cache(maxsize=1024)
 def split(url: str) -> tuple[Origin, str]:
-    """The origin, and the first two lines of a request. Raises requests' exceptions.
+    """The origin, and the first two lines of a request but for its method.
 
-    Quoted, and its host's name in ASCII, as requests would ask for it.
+    Raises requests' exceptions.
+
+    The target is quoted and the host's name in ASCII, as requests would ask for it.
     """
     prepared = requests.PreparedRequest()
     prepared.prepare_url(url, None)
@@ -70,7 +73,7 @@ def split(url: str) -> tuple[Origin, str]:
     if set(target + named) - _PRINTABLE:
         raise requests.exceptions.InvalidURL(url)
     origin = Origin(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
-    return origin, f"GET {target} HTTP/1.1\r\nHost: {named}\r\n"
+    return origin, f"{target} HTTP/1.1\r\nHost: {named}\r\n"
 
 
 class Answer:
@@ -83,6 +86,7 @@ class Answer:
         self.status_code = head.status_code
         self.reason = head.reason
         self.headers: Mapping[str, str] = head.headers
+        self.length_bytes = head.length_bytes
         self._origin = origin
         self._connection = connection
         self._owner = owner
@@ -92,7 +96,7 @@ class Answer:
 
     def read(self, most_bytes: int) -> bytes:
         """The body, up to so many bytes."""
-        body = memoryview(bytearray(most_bytes))
+        body = memoryview(bytearray(min(most_bytes, self.length_bytes)))
         length = 0
         while count := self.readinto(body[length:]):
             length += count
@@ -130,15 +134,18 @@ class Connections:
         way = self._way(replace(split(url)[0], is_external=external))
         return way.is_direct and time.monotonic() >= way.left_to_library_until_s
 
-    def get(self, url: str, headers: Mapping[str, str], *, external: bool) -> Answer:
-        """Send a GET; if it is `external`, over connections whose other side was checked.
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, external: bool
+    ) -> Answer:
+        """Send a request; if it is `external`, over connections whose other side was checked.
 
-        Raises `NotPlain` when the library has to do it, and as `Connection` does.
+        Raises `NotPlain` when the library has to do it, and as `Connection` does. A request with a
+        body was carried out then, as far as anyone knows.
         """
         origin, begin = split(url)
         origin = replace(origin, is_external=external)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"{begin}{lines}\r\n".encode("latin-1")
+        request = f"{method} {begin}{lines}\r\n".encode("latin-1") + body
         while True:
             connection = self._idle_one(origin)
             is_used = connection is not None
@@ -148,11 +155,11 @@ class Connections:
                 return Answer(url, connection.ask(request), origin, connection, self)
             except NotPlain:
                 self._end(connection)
-                self._leave_to_library(origin)
+                self._leave_to_library(origin, LEFT_TO_LIBRARY_S if method == "GET" else math.inf)
                 raise
             except (urllib3.exceptions.ProtocolError, ConnectionError):
                 self._end(connection)
-                if not is_used:
+                if not is_used or method != "GET":
                     raise
             except BaseException:
                 self._end(connection)
@@ -248,8 +255,8 @@ class Connections:
             self._ways[origin] = way
         return way
 
-    def _leave_to_library(self, origin: Origin) -> None:
+    def _leave_to_library(self, origin: Origin, for_s: float) -> None:
         way = self._way(origin)
-        until_s = time.monotonic() + LEFT_TO_LIBRARY_S
+        until_s = time.monotonic() + for_s
         with self._lock:
             self._ways[origin] = replace(way, left_to_library_until_s=until_s)

@@ -53,6 +53,7 @@ from artifactfs.errors import (
 from artifactfs.remote import wire
 from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.connection import NotPlain
+from artifactfs.remote.connections import Answer as DirectAnswer
 from artifactfs.remote.connections import Connections
 from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
@@ -107,6 +108,9 @@ class Answer(Protocol):
 
     def shutdown(self) -> None:
         """End the reading in whatever thread it happens."""
+
+
+A = TypeVar("A", bound=Answer)
 
 
 class _CanShutDown(Protocol):
@@ -303,20 +307,52 @@ class Session:
         An `external` one carries no token, wherever it leads, and its peer is checked.
         """
         ours = self.is_api(url) and not external
-        answer = self._get(url, headers, ours, external)
+        with (
+            self._answered(lambda: self._get(url, headers, ours, external), ours) as answer,
+            self.translated(url),
+        ):
+            if answer.status_code not in accept and answer.status_code >= 400:
+                said = answer.read(_MOST_ERROR_BYTES)
+                raise _failure(answer, said, f"GET {_shown(url)}", optional=False)
+            yield answer
+
+    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> bytes | None:
+        """One attempt at a POST to the service with a small body; what is answered.
+
+        It is sent at most once. None: it was not, the caller has to do it by `open`, which says
+        what else is raised.
+        """
+        with self.translated(url):
+            if self._closed.is_set() or not self._connections.speaks_to(url, external=False):
+                return None
+        length = {"Content-Length": str(len(body))}
+        with (
+            self._answered(lambda: self._post(url, {**headers, **length}, body), True) as answer,
+            self.translated(url),
+        ):
+            if not 200 <= answer.status_code < 300:
+                said = answer.read(_MOST_ERROR_BYTES)
+                raise _failure(answer, said, f"POST {_shown(url)}", optional=False)
+            if answer.length_bytes > MOST_ANSWER_BYTES:
+                raise BadAnswer(f"POST {_shown(url)}: the answer is too large")
+            said = answer.read(MOST_ANSWER_BYTES)
+            if len(said) < answer.length_bytes:
+                raise Transient(Unreachable(f"{_shown(url)}: the answer broke off"))
+            return said
+
+    @contextlib.contextmanager
+    def _answered(self, ask: Callable[[], A], ours: bool) -> Iterator[A]:
+        """An answer that `close` cuts off; asked again if the token was an old one."""
+        answer = ask()
         try:
             if ours and answer.status_code == 401 and self._read_token_again():
                 answer.close()
-                answer = self._get(url, headers, ours, external)
+                answer = ask()
             with self._lock:
                 self._in_flight.add(answer)
             if self._closed.is_set():
                 raise Cancelled("the connection to the service is closed")
-            with self.translated(url):
-                if answer.status_code not in accept and answer.status_code >= 400:
-                    said = answer.read(_MOST_ERROR_BYTES)
-                    raise _failure(answer, said, f"GET {_shown(url)}", optional=False)
-                yield answer
+            yield answer
         finally:
             with self._lock:
                 self._in_flight.discard(answer)
@@ -329,9 +365,20 @@ class Session:
                 if ours:
                     sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
                 with contextlib.suppress(NotPlain):
-                    return self._connections.get(url, sent, external=external)
+                    return self._connections.ask("GET", url, sent, b"", external=external)
         library = self._external_requests if external else self._requests
         return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours, library))
+
+    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> DirectAnswer:
+        token = {"Authorization": f"Bearer {self._current_token().reveal()}"}
+        with self.translated(url):
+            try:
+                return self._connections.ask(
+                    "POST", url, {**_HEADERS, **headers, **token}, body, external=False
+                )
+            except NotPlain as error:
+                lost = Unreachable(f"{_shown(url)} answered as was not understood: {error}")
+                raise Transient(lost) from error
 
     def _send(
         self,

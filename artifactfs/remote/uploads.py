@@ -19,6 +19,7 @@ from artifactfs.remote.session import MOST_ANSWER_BYTES, Session
 from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
 
 _LISTED = 1000
+_IN_ONE_PIECE_BYTES = 64 << 10
 
 
 def header_filename(filename: str) -> str:
@@ -52,22 +53,21 @@ class UploadsApi:
         It is not repeated here: where the answer was lost the artifact may be there, and whoever
         tries again should ask by `start_direct` first.
         """
-        headers: dict[str, str | bytes] = {
+        headers = {
             "Content-Type": "application/octet-stream",
-            "X-Artifact-Filename": header_filename(filename).encode("latin-1"),
+            "X-Artifact-Filename": header_filename(filename),
         }
         if sha256 is not None:
             headers["X-Artifact-Sha256"] = sha256
-        body = self._send(
-            "POST",
-            self._session.absolute("artifacts"),
-            headers,
-            source,
-            progress,
-            cancelled,
-            token=True,
-            deadline_s=0.0,
-        )[0]
+        url = self._session.absolute("artifacts")
+        body = None
+        if source.size_bytes <= _IN_ONE_PIECE_BYTES:
+            body = self._send_small(url, headers, source, progress, cancelled)
+        if body is None:
+            latin = {name: value.encode("latin-1") for name, value in headers.items()}
+            body = self._send(
+                "POST", url, latin, source, progress, cancelled, token=True, deadline_s=0.0
+            )[0]
         return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
 
     def find(self, sha256: str, size_bytes: int, filename: str) -> Artifact | None:
@@ -191,6 +191,25 @@ class UploadsApi:
         }
         document, _ = self._session.json("POST", f"artifacts/{way}", body=body, optional=True)
         return document
+
+    def _send_small(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        source: Body,
+        progress: Progress | None,
+        cancelled: threading.Event | None,
+    ) -> bytes | None:
+        """Send a whole file in one piece; None where only the library can."""
+        with source.open() as file:
+            data = file.read(source.size_bytes)
+        if len(data) != source.size_bytes:
+            raise ConnectionError("the file became shorter while it was sent")
+        if progress is not None:
+            progress(len(data))
+        return self._session.run(
+            lambda: self._session.post(url, headers, data), cancelled=cancelled, deadline_s=0.0
+        )
 
     def _send(
         self,

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from tests.listening import Listening, heads
+from tests.listening import Listening, requests
 
 Reply = Callable[[socket.socket, str], bool]
 """Answers a request, whose head it is given; whether the connection goes on."""
@@ -26,8 +26,8 @@ def sends(*pieces: bytes, goes_on: bool = True) -> Reply:
 class Scripted(Listening):
     """The server; use it in a ``with`` block.
 
-    Each request takes the next of `replies`, the last one again and again. `heads` are the requests
-    and `accepted` counts the connections.
+    Each request takes the next of `replies`, the last one again and again. `heads` and `bodies` are
+    those of the requests, and `accepted` counts the connections.
     """
 
     def __init__(
@@ -36,10 +36,12 @@ class Scripted(Listening):
         super().__init__(host, tls)
         self.replies = list(replies)
         self.heads: list[str] = []
+        self.bodies: list[bytes] = []
 
     def converse(self, connection: socket.socket) -> None:
-        for head in heads(connection):
+        for head, body in requests(connection):
             self.heads.append(head)
+            self.bodies.append(body)
             reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
             if not reply(connection, head):
                 return

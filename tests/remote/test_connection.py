@@ -142,14 +142,14 @@ def test_any_sound_head_is_read_as_it_was_written(
 @pytest.mark.parametrize(
     ("url", "host", "lines"),
     [
-        ("http://h", "h", "GET / HTTP/1.1\r\nHost: h\r\n"),
-        ("http://H:81/a?b=c#d", "h", "GET /a?b=c HTTP/1.1\r\nHost: h:81\r\n"),
-        ("http://h/a b/é", "h", "GET /a%20b/%C3%A9 HTTP/1.1\r\nHost: h\r\n"),
-        ("http://h/%41%2f?%zz", "h", "GET /A%2F?%25zz HTTP/1.1\r\nHost: h\r\n"),
-        ("http://h/a\r\nX: y", "h", "GET /a%0D%0AX:%20y HTTP/1.1\r\nHost: h\r\n"),
-        ("http://me:secret@h/a", "h", "GET /a HTTP/1.1\r\nHost: h\r\n"),
-        ("http://[::1]:82/a", "::1", "GET /a HTTP/1.1\r\nHost: [::1]:82\r\n"),
-        ("https://bü.de/", "xn--b-eha.de", "GET / HTTP/1.1\r\nHost: xn--b-eha.de\r\n"),
+        ("http://h", "h", "/ HTTP/1.1\r\nHost: h\r\n"),
+        ("http://H:81/a?b=c#d", "h", "/a?b=c HTTP/1.1\r\nHost: h:81\r\n"),
+        ("http://h/a b/é", "h", "/a%20b/%C3%A9 HTTP/1.1\r\nHost: h\r\n"),
+        ("http://h/%41%2f?%zz", "h", "/A%2F?%25zz HTTP/1.1\r\nHost: h\r\n"),
+        ("http://h/a\r\nX: y", "h", "/a%0D%0AX:%20y HTTP/1.1\r\nHost: h\r\n"),
+        ("http://me:secret@h/a", "h", "/a HTTP/1.1\r\nHost: h\r\n"),
+        ("http://[::1]:82/a", "::1", "/a HTTP/1.1\r\nHost: [::1]:82\r\n"),
+        ("https://bü.de/", "xn--b-eha.de", "/ HTTP/1.1\r\nHost: xn--b-eha.de\r\n"),
     ],
 )  # fmt: skip
 def test_what_is_asked_for_a_url(url: str, host: str, lines: str) -> None:
@@ -163,7 +163,7 @@ def test_no_url_ever_adds_a_line_to_a_request(path: str, host: str) -> None:
         _, begin = split(f"http://{host}h/{path}")
     except ValueError:  # what requests raises for what is no URL
         return
-    assert re.fullmatch(r"GET [!-~]+ HTTP/1\.1\r\nHost: [!-~]+\r\n", begin)
+    assert re.fullmatch(r"[!-~]+ HTTP/1\.1\r\nHost: [!-~]+\r\n", begin)
 
 
 # Conversations
