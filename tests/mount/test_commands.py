@@ -92,10 +92,14 @@ def test_ctrl_c_in_get_and_put_leaves_nothing_behind(
     assert [one["filename"] for one in service.artifacts()] == ["big.bin"]
 
 
-def test_status_in_words_in_json_and_as_a_check(mounted: UserMount) -> None:
+def test_status_in_words_in_json_and_as_a_check(mounted: UserMount, service: ServiceClient) -> None:
+    service.upload("only.bin", b"only")
     os.listdir(mounted.path / "artifacts")
+    (mounted.path / "drop" / "waiting.tmp").write_bytes(b"w")
     shown = mounted.command("status", mounted.path).stdout
     assert str(mounted.path) in shown
+    assert " 1 artifact, listed " in shown
+    assert " 0 files, 0 B pending" in shown
     assert mounted.token not in shown
     document = json.loads(mounted.command("status", "--json", mounted.path).stdout)
     assert document["mountpoint"] == str(mounted.path)
@@ -171,12 +175,15 @@ def test_cache_shows_what_is_there_and_clears_it(
     (row,) = (line for line in lines if "x.bin" in line)
     assert row.split()[:5] == ["500.0", "kB", "100%", "yes", "yes"]
     assert row.endswith("x.bin (and 1 more)")
+    assert ": 2 contents, " in lines[-1]
     report = json.loads(mounted.command("cache", "verify", "--json").stdout)
     assert report["dropped_grains"] == 0
     assert report["grains"] >= grain_count(500_000)
     assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
     (left,) = json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"]
     assert left["pinned"]
+    assert ": 1 content, " in mounted.command("cache").stdout
+    assert mounted.command("cache", "verify").stdout.startswith("1 content, ")
 
 
 def test_cache_shows_what_is_there_without_the_service(
