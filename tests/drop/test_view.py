@@ -51,9 +51,11 @@ def test_nothing_changed_is_the_same_revision(bench: Bench, controller: LocalCon
     held.release()
 
 
-def test_progress_is_a_change_too() -> None:
+def test_what_was_left_and_progress_are_changes_too() -> None:
     view = View(())
-    view.put(Entry(1, "a", State.UPLOADING, 10, 0o644, 0, 0))
+    empty = view.revision
+    view.load([Entry(1, "a", State.UPLOADING, 10, 0o644, 0, 0)])
+    assert view.revision != empty
     for progress in (0.25, 0.5, None):
         before = view.revision, view.entries()
         view.set_progress(1, progress)
