@@ -133,18 +133,21 @@ def _files(files: list[dict[str, Any]]) -> RenderableType:
     """What is in drop/, what moves and what needs somebody first, and not more than a screen."""
     files = sorted(files, key=lambda one: _ORDER.get(one["state"], len(_ORDER)))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("drop/", "state", "size", "sent", ""):
+    for heading in ("drop/", "state", "size", "sent", "", ""):
         table.add_column(heading)
     for one in files[:MOST_LINES]:
         state = "waits for its name" if one["waits_for_name"] else one["state"]
         sent: RenderableType = ""
+        percent = ""
         if one["state"] == "uploading":
             sent = ProgressBar(total=1.0, completed=one["progress"], width=BAR_WIDTH)
+            percent = shown.part(one["progress"], 1.0)
         table.add_row(
             Text(shown.plain(one["name"])),
             Text(state),
             Text(shown.size(one["size"])),
             sent,
+            Text(percent),
             Text(shown.plain(one["error"] or "")),
         )
     if len(files) <= MOST_LINES:
