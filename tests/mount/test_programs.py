@@ -213,9 +213,7 @@ def nano(path: Path, user: UserMount, *keys: str) -> None:
     words = ["nano", "--ignorercfiles", "--backup", "--locking", path]
     with Terminal(words, user.environment) as terminal:
         terminal.wait_for("GNU nano")
-        assert [one.name for one in path.parent.iterdir() if one.suffix == ".swp"] == [
-            f".{path.name}.swp"
-        ]
+        assert user.uploads()[f".{path.name}.swp"]["waits_for_name"]
         for key in keys:
             terminal.type(key)
         terminal.type("\x0f")  # ^O: write out
@@ -227,7 +225,9 @@ def nano(path: Path, user: UserMount, *keys: str) -> None:
         assert terminal.is_as_before
 
 
-def test_nano_writes_a_new_file_and_edits_it(lingering: UserMount, service: ServiceClient) -> None:
+def test_nano_writes_a_new_file_and_makes_it_shorter(
+    lingering: UserMount, service: ServiceClient
+) -> None:
     needs("nano")
     drop = lingering.path / "drop"
     nano(drop / "notes.txt", lingering, "first line")
@@ -236,9 +236,9 @@ def test_nano_writes_a_new_file_and_edits_it(lingering: UserMount, service: Serv
     (first,) = service.artifacts()
     assert (first["filename"], first["sha256"]) == ("notes.txt", sha256(b"first line\n"))
 
-    nano(drop / "notes.txt", lingering, "before it\r")
+    nano(drop / "notes.txt", lingering, "\x0b", "short")  # ^K: cut the line
     assert sorted(os.listdir(drop)) == ["notes.txt", "notes.txt~"]
-    assert (drop / "notes.txt").read_bytes() == b"before it\nfirst line\n"
+    assert (drop / "notes.txt").read_bytes() == b"short\n"
     assert (drop / "notes.txt~").read_bytes() == b"first line\n"
     done = lingering.command("flush", lingering.path, check=False)
     assert done.returncode == 3
@@ -246,10 +246,10 @@ def test_nano_writes_a_new_file_and_edits_it(lingering: UserMount, service: Serv
     found = service.artifacts()
     assert {one["filename"] for one in found} == {"notes.txt"}
     assert {one["sha256"] for one in found} == {
-        sha256(b"first line\n"), sha256(b"before it\nfirst line\n"),
+        sha256(b"first line\n"), sha256(b"short\n"),
     }  # fmt: skip
     # Which of two has the plain name is not said within one second: that is how times are listed.
-    final = lingering.path / "by-sha256" / sha256(b"before it\nfirst line\n")
-    assert final.read_bytes() == b"before it\nfirst line\n"
+    final = lingering.path / "by-sha256" / sha256(b"short\n")
+    assert final.read_bytes() == b"short\n"
     (drop / "notes.txt~").unlink()
     lingering.settle()
