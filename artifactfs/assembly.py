@@ -65,6 +65,7 @@ from artifactfs.kernel.mounting import (
     clean_stale,
     find_mount,
     is_stale,
+    kept_by,
     mounts,
     unmount,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "enter_own_namespace",
     "find_mount",
     "is_stale",
+    "kept_by",
     "mounts",
     "names_of",
     "unmount",
