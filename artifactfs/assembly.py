@@ -65,6 +65,7 @@ from artifactfs.kernel.mounting import (
     clean_stale,
     find_mount,
     is_stale,
+    kept_by,
     mounts,
     unmount,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "enter_own_namespace",
     "find_mount",
     "is_stale",
+    "kept_by",
     "mounts",
     "names_of",
     "unmount",
@@ -428,10 +430,12 @@ class Mount:
             watch.stopping("unmounted", _CLOSE_S)
             return
         watch.stopping(
-            f"unmounted; {files} files are still being uploaded",
+            f"unmounted; {_files(files, 'is', 'are')} still being uploaded",
             self._config.unmount.timeout_s + 2 * _CLOSE_S,
         )
-        _log.info("unmounted; %d files (%d bytes) are still being uploaded", files, size_bytes)
+        _log.info(
+            "unmounted; %s still being uploaded, %d bytes", _files(files, "is", "are"), size_bytes
+        )
         deadline_s = time.monotonic() + self._config.unmount.timeout_s
         with _signals_set(self._ended):
             while not self._ended.is_set() and time.monotonic() < deadline_s:
@@ -441,9 +445,9 @@ class Mount:
         for entry in left:
             _log.warning("%s is not uploaded (%s)", entry.path, entry.error or entry.state)
         if left:
-            _log.warning(
-                "%d files stay in %s and resume at the next mount", len(left), outbox.directory
-            )
+            stay = _files(len(left), "stays", "stay")
+            resume = "resumes" if len(left) == 1 else "resume"
+            _log.warning("%s in %s and %s at the next mount", stay, outbox.directory, resume)
 
     def _facts(self) -> dict[str, object]:
         return {
@@ -460,10 +464,14 @@ class Mount:
 def _in_words(catalog: Catalog, outbox: Outbox) -> str:
     """The mount in one line, for whoever looks at the service."""
     files, size_bytes = outbox.pending()
-    pending = f", {files} files ({size_bytes:,} bytes) to upload" if files else ""
+    pending = f", {_files(files)} ({size_bytes:,} bytes) to upload" if files else ""
     stale = ", the service does not answer" if catalog.snapshot.stale or catalog.overdue else ""
     count = len(catalog.snapshot.artifacts)
     return f"{count:,} {'artifact' if count == 1 else 'artifacts'}{pending}{stale}"
+
+
+def _files(count: int, one_does: str = "", many_do: str = "") -> str:
+    return (f"1 file {one_does}" if count == 1 else f"{count:,} files {many_do}").rstrip()
 
 
 @contextlib.contextmanager

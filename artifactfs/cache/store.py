@@ -96,7 +96,8 @@ def _table_bytes(shared: Shared) -> int:
 class Store:
     """The cache directory of one mount.
 
-    `_lock` guards `_open`, `_known`, `_usages`, `_refused` and `_changed`; no I/O while it is held.
+    `_lock` guards `_open`, `_known`, `_usages`, `_refused`, `_changed` and `_told_of_uncached`; no
+    I/O while it is held.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class Store:
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
         self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
         self._changed: dict[str, bool] = {}  # a change that the next opening is to be told of
+        self._told_of_uncached = False
         self._ended = threading.Event()
         self._keeper = Keeper(
             self, self._places, evict.Budget(size_bytes, min_free_bytes), self._counters
@@ -339,12 +341,25 @@ class Store:
         try:
             self._take_in(path, place, artifact.size_bytes, verified=True)
         except OSError as error:
-            _log.info("%s stays uncached: %s", artifact.id, error.strerror)
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # else it was removed or rewritten
+                self._tell_of_uncached(artifact, error)
             return False
         finally:
             with self._lock:
                 self._usages.pop(place.key, None)
         return True
+
+    def _tell_of_uncached(self, artifact: Artifact, error: OSError) -> None:
+        """Say once that the disk does not take what was uploaded."""
+        with self._lock:
+            told, self._told_of_uncached = self._told_of_uncached, True
+        if not told:
+            _log.warning(
+                "%s is uploaded but not cached, reading it downloads it: %s; "
+                "`artifactfs cache clear` makes room, cache.dir chooses another disk",
+                artifact.filename,
+                error.strerror,
+            )
 
     def _take_in(self, path: Path, place: Place, size_bytes: int, *, verified: bool) -> None:
         directory = Path(place.path).parent

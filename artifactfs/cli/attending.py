@@ -83,7 +83,8 @@ def _line(now: dict[str, Any], rates: Rates) -> str:
     return (
         f"{datetime.now().astimezone():%H:%M:%S}  {_transfers(rates)}  "
         f"cached {shown.size(now['cache']['cached_bytes'])}  "
-        f"pending {uploads['pending_files']} files, {shown.size(uploads['pending_bytes'])}"
+        f"pending {shown.count(uploads['pending_files'], 'file')}, "
+        f"{shown.size(uploads['pending_bytes'])}"
     )
 
 
@@ -103,10 +104,12 @@ def _overview(
     reads = "passthrough"
     if not binding.get("passthrough"):
         reads = f"no passthrough: {binding.get('passthrough_reason') or 'not tried yet'}"
-    listed = f"{listing['artifacts']} artifacts, listed {shown.age(listing['age_s'])} ago"
+    listed = f"{shown.count(listing['artifacts'], 'artifact')}, "
+    listed += f"listed {shown.age(listing['age_s'])} ago"
     if listing["stale"]:
         listed += f" (stale: {listing['error'] or 'the service does not answer'})"
-    pending = f"{uploads['pending_files']} files, {shown.size(uploads['pending_bytes'])} pending"
+    pending = shown.count(uploads["pending_files"], "file")
+    pending += f", {shown.size(uploads['pending_bytes'])} pending"
     for state in ("failed", "interrupted"):
         if uploads[state]:
             pending += f", {uploads[state]} {state}"
@@ -130,18 +133,21 @@ def _files(files: list[dict[str, Any]]) -> RenderableType:
     """What is in drop/, what moves and what needs somebody first, and not more than a screen."""
     files = sorted(files, key=lambda one: _ORDER.get(one["state"], len(_ORDER)))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("drop/", "state", "size", "sent", ""):
+    for heading in ("drop/", "state", "size", "sent", "", ""):
         table.add_column(heading)
     for one in files[:MOST_LINES]:
         state = "waits for its name" if one["waits_for_name"] else one["state"]
         sent: RenderableType = ""
+        percent = ""
         if one["state"] == "uploading":
             sent = ProgressBar(total=1.0, completed=one["progress"], width=BAR_WIDTH)
+            percent = shown.part(one["progress"], 1.0)
         table.add_row(
             Text(shown.plain(one["name"])),
             Text(state),
             Text(shown.size(one["size"])),
             sent,
+            Text(percent),
             Text(shown.plain(one["error"] or "")),
         )
     if len(files) <= MOST_LINES:
@@ -209,9 +215,8 @@ def say_what_is_left(left: list[dict[str, Any]]) -> None:
 
 def say_where_it_stays(left: list[dict[str, Any]], spool: str) -> None:
     """One line that says that nothing is lost."""
-    said = "1 file stays" if len(left) == 1 else f"{len(left):,} files stay"
-    resumes = "resumes" if len(left) == 1 else "resume"
-    say(f"{said} in {spool} and {resumes} at the next mount")
+    stay, resume = ("stays", "resumes") if len(left) == 1 else ("stay", "resume")
+    say(f"{shown.count(len(left), 'file')} {stay} in {spool} and {resume} at the next mount")
 
 
 def _is(state: str) -> str:

@@ -70,8 +70,8 @@ def stats(as_json: bool = False, **flags: Any) -> None:
             right=(0, 1),
         )
     click.echo(
-        f"{config.cache.directory}: {len(contents)} contents, {shown.size(used_bytes)} "
-        f"of {shown.size(config.cache.size_bytes)}"
+        f"{config.cache.directory}: {shown.count(len(contents), 'content')}, "
+        f"{shown.size(used_bytes)} of {shown.size(config.cache.size_bytes)}"
     )
 
 
@@ -141,7 +141,8 @@ def verify(as_json: bool, **flags: Any) -> None:
         shown.as_json(report)
     else:
         click.echo(
-            f"{report['contents']} contents, {report['grains']} grains checked, "
+            f"{shown.count(report['contents'], 'content')}, "
+            f"{shown.count(report['grains'], 'grain')} checked, "
             f"{report['dropped_grains']} dropped"
         )
     if report["dropped_grains"]:

@@ -38,6 +38,11 @@ def part(some: float, whole: float) -> str:
     return f"{min(99, max(1, round(100 * some / whole))) if some else 0}%"
 
 
+def count(number: int, what: str) -> str:
+    """``1 file``, ``0 files``, ``12,000 files``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def age(seconds: float | None) -> str:
     """``12 s``, ``5 min``, ``3 h``, ``2 d``."""
     if seconds is None:

@@ -12,12 +12,14 @@ import click
 from artifactfs import assembly, system
 from artifactfs.cli import completing
 from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
-from artifactfs.cli.failures import NOT_ALL_UPLOADED
+from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
 from artifactfs.cli.running import Running
 from artifactfs.config import load
 from artifactfs.errors import ArtifactfsError, MountError
 
 LEAVE_S = 30.0
+KEPT_S = 3.0
+MOST_NAMED = 3
 
 
 @click.command()
@@ -66,17 +68,31 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     except ArtifactfsError:
         running.command(mounted.mountpoint, "leave", b"0")
         raise
-    _wait_for_end(pid)
+    _wait_for_end(pid, mounted)
     say_what_is_left(left)
     if left:
         say_where_it_stays(left, status["spool"])
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 
-def _wait_for_end(pid: int) -> None:
-    """Wait for the driver to write down what it has to."""
-    deadline_s = time.monotonic() + LEAVE_S
-    while time.monotonic() < deadline_s:
-        if not system.is_running(pid):
-            return
+def _wait_for_end(pid: int, mounted: assembly.Mounted) -> None:
+    """Wait for the driver to write down what it has to.
+
+    Not for long where it goes on because others have a copy of the mount; they are named.
+    """
+    if _ends(pid, KEPT_S):
+        return
+    kept = assembly.kept_by(mounted)
+    if kept:
+        say(f"its driver goes on, the mount is kept by {', '.join(kept[:MOST_NAMED])}")
+        return
+    _ends(pid, LEAVE_S - KEPT_S)
+
+
+def _ends(pid: int, within_s: float) -> bool:
+    deadline_s = time.monotonic() + within_s
+    while system.is_running(pid):
+        if time.monotonic() >= deadline_s:
+            return False
         time.sleep(0.01)
+    return True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -148,6 +148,11 @@ class Outbox:
     def version(self) -> int:
         """Changes whenever a name comes or goes."""
         return self._view.version
+
+    @property
+    def revision(self) -> Hashable:
+        """Changes whenever `entries` would tell anything else."""
+        return self._view.revision
 
     @property
     def directory(self) -> Path:

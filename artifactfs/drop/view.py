@@ -12,7 +12,7 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,7 +55,18 @@ class View:
         self._states: Counter[State] = Counter()
         self._pending_files = 0
         self._pending_bytes = 0
+        self._changes = 0
         self.version = 0
+
+    @property
+    def revision(self) -> Hashable:
+        """Differs whenever `entries` would tell anything else.
+
+        Files that are open change without a word, so they are looked at; the others are counted.
+        """
+        with self._lock:
+            paths = [self._paths[one] for one in self._live if one in self._paths]
+            return self._changes, tuple(self._shown(self._entries[path]) for path in paths)
 
     def find(self, path: str) -> Entry | Folder | None:
         """The entry or folder at `path`."""
@@ -140,6 +151,7 @@ class View:
             self._count(entry, 1)
             self._entries[entry.path] = entry
             self._paths[entry.id] = entry.path
+            self._changes += 1
         return entry
 
     def load(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -154,6 +166,7 @@ class View:
                 self._entries[entry.path] = entry
                 self._paths[entry.id] = entry.path
                 shown.append(entry)
+            self._changes += 1
             self.version += 1
         return shown
 
@@ -195,6 +208,7 @@ class View:
             self._count(entry, -1)
             self._paths.pop(entry.id, None)
             self._progress.pop(entry.id, None)
+            self._changes += 1
         if self._folders.pop(path, None) is not None:
             self._names.pop(path, None)
         self._names.get(parent_of(path), {}).pop(path, None)
@@ -225,6 +239,7 @@ class View:
     def set_progress(self, entry_id: int, progress: float | None) -> None:
         """How much of an entry has been sent."""
         with self._lock:
+            self._changes += 1
             if progress is None:
                 self._progress.pop(entry_id, None)
             else:

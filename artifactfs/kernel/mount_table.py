@@ -39,17 +39,17 @@ class Mounted:
     connection: int
 
 
-def table() -> list[TableLine]:
-    """Everything that is mounted in this mount namespace."""
+def table(of: Path = MOUNT_TABLE) -> list[TableLine]:
+    """Everything that is mounted in this mount namespace, or in that of another table."""
     if not system.LINUX:
         return [TableLine(Path(place), kind, source, 0) for place, kind, source in system.mounted()]
-    lines = (parse_line(line) for line in MOUNT_TABLE.read_bytes().splitlines())
+    lines = (parse_line(line) for line in of.read_bytes().splitlines())
     return [line for line in lines if line is not None]
 
 
-def mounts() -> list[Mounted]:
+def mounts(of: Path = MOUNT_TABLE) -> list[Mounted]:
     """The mounts of ours, in mounting order."""
-    return [_ours(line) for line in table() if line.kind == FILESYSTEM_TYPE]
+    return [_ours(line) for line in table(of) if line.kind == FILESYSTEM_TYPE]
 
 
 def find_mount(path: Path | str) -> Mounted | None:

@@ -26,7 +26,7 @@ from artifactfs.kernel.mount_table import (
     mounts,
     real_location,
 )
-from artifactfs.kernel.unmounting import abort, can_mount, fusermount, unmount
+from artifactfs.kernel.unmounting import abort, can_mount, fusermount, kept_by, unmount
 
 __all__ = [
     "Mounted",
@@ -39,6 +39,7 @@ __all__ = [
     "find_mount",
     "fusermount",
     "is_stale",
+    "kept_by",
     "load_library",
     "mounts",
     "others_are_allowed",

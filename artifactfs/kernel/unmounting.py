@@ -15,6 +15,7 @@ it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -26,7 +27,13 @@ from pathlib import Path
 
 from artifactfs import system
 from artifactfs.errors import MountError
-from artifactfs.kernel.mount_table import Mounted, find_mount, mounted_at, real_location
+from artifactfs.kernel.mount_table import (
+    Mounted,
+    find_mount,
+    mounted_at,
+    mounts,
+    real_location,
+)
 
 CONNECTIONS = Path("/sys/fs/fuse/connections")
 FUSERMOUNT_TIMEOUT_S = 10.0
@@ -158,6 +165,34 @@ def _mount_control_files() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # What fails here shows itself when the switch is not found.
     libc.mount(b"none", os.fsencode(CONNECTIONS), b"fusectl", 0, None)
+
+
+def kept_by(mounted: Mounted, search_s: float = SEARCH_S) -> list[str]:
+    """Who has a copy of `mounted`, in words, once it is unmounted here; as far as this user sees.
+
+    A mount namespace that was made meanwhile (a container's, a service's, unshare(1)'s) has copies
+    of all mounts, and a bind mount is one, too. The file system lives as long as any of them, and
+    so does its driver. One process is named for each namespace.
+    """
+    deadline = time.monotonic() + search_s
+    seen: set[bytes] = set()
+    kept = []
+    for process in _processes():
+        if time.monotonic() > deadline:
+            break
+        for namespace in _read_link(process / "ns/mnt"):
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+                same = [
+                    one.mountpoint
+                    for one in mounts(process / "mountinfo")
+                    if (one.connection, one.source) == (mounted.connection, mounted.source)
+                ]
+                if same:
+                    kept.append(f"{_name_of(process)} ({process.name}) at {same[0]}")
+    return kept
 
 
 def _users_in_words(location: Path) -> str:

@@ -8,7 +8,7 @@
 
 ``artifactfs status`` reads them, and so can anything that reads files. A file is made when it is
 opened and stays as it was then for that reader; the kernel keeps nothing of it. Making one asks
-nobody but memory.
+nobody but memory, and a file that can be long is made once per change (``uploads``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.names import joined
 from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node, read_only
 from artifactfs.tree.rooms import Outbox, Store
+from artifactfs.tree.uploads import UploadsText
 from artifactfs.tree.xattrs import as_text
 
 CONTROL = ".artifactfs"
@@ -36,7 +37,7 @@ Facts = Callable[[], dict[str, object]]
 
 
 class Control:
-    """Makes the contents. Stateless: everything is asked of the rooms when a file is opened."""
+    """Makes the contents. Stateless but for the text of uploads: the rooms are asked each time."""
 
     def __init__(
         self, catalog: Catalog, store: Store, outbox: Outbox, facts: Facts, clock: Clock
@@ -46,6 +47,7 @@ class Control:
         self._outbox = outbox
         self._facts = facts
         self._clock = clock
+        self._uploads_text = UploadsText(outbox)
 
     def status(self) -> bytes:
         """``status.json``."""
@@ -61,23 +63,7 @@ class Control:
 
     def uploads(self) -> bytes:
         """``uploads.json``."""
-        return _as_json(
-            {
-                "uploads": [
-                    {
-                        "name": one.path,
-                        "state": str(one.state),
-                        "size": one.size_bytes,
-                        "progress": one.progress,
-                        "sha256": one.sha256,
-                        "artifact_id": one.artifact_id,
-                        "error": one.error,
-                        "waits_for_name": one.waits_for_name,
-                    }
-                    for one in self._outbox.entries()
-                ]
-            }
-        )
+        return self._uploads_text.now()
 
     def cache(self) -> bytes:
         """``cache.json``."""

@@ -6,7 +6,7 @@ checker compares them with what stands here. Tests hand in small ones of their o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
@@ -117,13 +117,18 @@ class Tally(Protocol):
 
 
 class Outbox(Protocol):
-    """The outbox. `find`, `children`, `entries`, `tally` and `version` answer at once."""
+    """The outbox. `find`, `children`, `entries`, `tally`, `version` and `revision` answer at once.
+
+    `version` changes with the names, `revision` with anything that `entries` tells.
+    """
 
     @property
     def directory(self) -> Path: ...
 
     @property
     def version(self) -> int: ...
+    @property
+    def revision(self) -> Hashable: ...
     def find(self, path: str, /) -> Entry | Folder | None: ...
     def children(self, path: str, /) -> Sequence[Entry | Folder]: ...
     def create(self, path: str, mode: int, /, *, exclusive: bool = False) -> OpenFile: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import shutil
@@ -341,6 +342,32 @@ def test_an_adopted_file_is_never_fetched(cache: Cache, tmp_path: Path) -> None:
     (tmp_path / "spooled").unlink()
     read_all(store, artifact_of(DATA))
     assert source.requests == []
+
+
+def test_what_its_user_has_removed_or_rewritten_is_not_adopted_and_nothing_is_said(
+    cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = cache.over(Source(DATA))
+    assert not store.adopt(artifact_of(DATA), tmp_path / "gone")
+    (tmp_path / "rewritten").write_bytes(b"another")
+    assert not store.adopt(artifact_of(DATA), tmp_path / "rewritten")
+    assert caplog.records == []
+    read_all(store, artifact_of(DATA))
+
+
+def test_what_the_disk_does_not_take_is_said_once_with_a_remedy(
+    cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = cache.over(Source(DATA))
+    (tmp_path / "unreadable").mkdir()
+    for name in ("first.bin", "second.bin"):
+        artifact = dataclasses.replace(artifact_of(DATA), filename=name)
+        assert not store.adopt(artifact, tmp_path / "unreadable")
+    (said,) = caplog.records
+    assert said.levelname == "WARNING"
+    for part in ("first.bin", "Is a directory", "cache clear", "cache.dir"):
+        assert part in said.getMessage()
+    read_all(store, artifact_of(DATA))
 
 
 def test_two_mounts_that_read_one_file_at_once_fetch_each_byte_once(cache: Cache) -> None:

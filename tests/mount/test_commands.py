@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -92,10 +93,14 @@ def test_ctrl_c_in_get_and_put_leaves_nothing_behind(
     assert [one["filename"] for one in service.artifacts()] == ["big.bin"]
 
 
-def test_status_in_words_in_json_and_as_a_check(mounted: UserMount) -> None:
+def test_status_in_words_in_json_and_as_a_check(mounted: UserMount, service: ServiceClient) -> None:
+    service.upload("only.bin", b"only")
     os.listdir(mounted.path / "artifacts")
+    (mounted.path / "drop" / "waiting.tmp").write_bytes(b"w")
     shown = mounted.command("status", mounted.path).stdout
     assert str(mounted.path) in shown
+    assert " 1 artifact, listed " in shown
+    assert " 0 files, 0 B pending" in shown
     assert mounted.token not in shown
     document = json.loads(mounted.command("status", "--json", mounted.path).stdout)
     assert document["mountpoint"] == str(mounted.path)
@@ -143,6 +148,56 @@ def test_refresh_pin_and_unpin(user: UserMount, service: ServiceClient) -> None:
     user.command("unpin", path)
 
 
+def by_command(user: UserMount, path: Path, pinned: bool) -> None:
+    user.command("pin" if pinned else "unpin", path)
+
+
+def by_attribute(user: UserMount, path: Path, pinned: bool) -> None:
+    subprocess.run(
+        ["setfattr", "-n", "user.artifactfs.pin", "-v", str(int(pinned)), path], check=True
+    )
+
+
+@pytest.mark.parametrize("pin", [by_command, by_attribute])
+def test_what_was_unpinned_leaves_the_cache_when_room_is_needed(
+    user: UserMount, service: ServiceClient, pin: Callable[[UserMount, Path, bool], None]
+) -> None:
+    user.settings = {"list.ttl": "1h", "cache.size": "8M"}
+    names = ["pinned.bin", *(f"{number}.bin" for number in range(12))]
+    for name in names:
+        service.upload(name, os.urandom(2_000_000))
+    user.mount()
+    pinned, *others = (user.path / "artifacts" / name for name in names)
+
+    def cached(path: Path) -> int:
+        return int(os.getxattr(path, "user.artifactfs.cached"))
+
+    def others_push_out(path: Path) -> None:
+        """Read the others, which are more than there is room for, until `path` has gone."""
+
+        def is_gone() -> bool:
+            for other in others:
+                other.read_bytes()
+            return cached(path) < 100
+
+        wait_until(is_gone, 60, f"{path.name} leaves")
+
+    pin(user, pinned, True)
+    wait_until(lambda: cached(pinned) == 100, 20, "it is here")
+    others[0].read_bytes()
+    assert cached(others[0]) == 100
+    witness, *others = others
+    others_push_out(witness)
+    assert cached(pinned) == 100, "it was used before the one that has gone"
+    pin(user, pinned, False)
+    assert cached(pinned) == 100, "nothing needs its room yet"
+    others_push_out(pinned)
+    assert len(pinned.read_bytes()) == 2_000_000
+    user.unmount()
+    contents = json.loads(user.command("cache", "--json").stdout)["contents"]
+    assert not any(one["pinned"] for one in contents)
+
+
 def test_cache_shows_what_is_there_and_clears_it(
     mounted: UserMount, service: ServiceClient
 ) -> None:
@@ -171,12 +226,15 @@ def test_cache_shows_what_is_there_and_clears_it(
     (row,) = (line for line in lines if "x.bin" in line)
     assert row.split()[:5] == ["500.0", "kB", "100%", "yes", "yes"]
     assert row.endswith("x.bin (and 1 more)")
+    assert ": 2 contents, " in lines[-1]
     report = json.loads(mounted.command("cache", "verify", "--json").stdout)
     assert report["dropped_grains"] == 0
     assert report["grains"] >= grain_count(500_000)
     assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
     (left,) = json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"]
     assert left["pinned"]
+    assert ": 1 content, " in mounted.command("cache").stdout
+    assert mounted.command("cache", "verify").stdout.startswith("1 content, ")
 
 
 def test_cache_shows_what_is_there_without_the_service(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +83,36 @@ def test_the_record_of_uploads_lies_in_the_state_directory(
     line = (user.home / ".local/state/artifactfs/uploads.log").read_text()
     assert found["id"] in line
     assert '"how": "controller"' in line
+
+
+def test_unmount_says_who_keeps_the_mount_and_does_not_wait_for_him(
+    user: UserMount, service: ServiceClient
+) -> None:
+    service.upload("a.bin", b"a")
+    user.mount()
+    pid = user.pid
+    keeper = subprocess.Popen(
+        ["unshare", "-Urm", "--propagation", "private", "sh", "-c", "echo there; exec sleep 300"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "there\n"
+        done = user.command("unmount", user.path)
+        assert f"the mount is kept by sleep ({keeper.pid}) at {user.path}" in done.stderr
+        assert os.listdir(user.path) == []
+        assert alive(pid), "it answers the other still"
+        seen = Path(f"/proc/{keeper.pid}/root{user.path}/artifacts/a.bin")
+        assert seen.read_bytes() == b"a"
+    finally:
+        keeper.kill()
+        keeper.communicate()
+    wait_until(lambda: not alive(pid), 20, "it ends with the last copy")
+
+
+def test_unmount_waits_for_the_driver_where_nobody_keeps_the_mount(user: UserMount) -> None:
+    user.mount()
+    pid = user.pid
+    done = user.command("unmount", user.path)
+    assert done.stderr == ""
+    assert not alive(pid)

@@ -172,6 +172,7 @@ class FakeOutbox:
         self.removed: dict[int, DropEntry] = {}
         self.left: list[DropEntry] = []
         self.calls: list[tuple[Any, ...]] = []
+        self.listed = 0
         self.overtaken: dict[str, Callable[[], None]] = {}  # what happens while a path is found
         self.refusal: OSError | None = None
         self._next_id = 1
@@ -257,7 +258,12 @@ class FakeOutbox:
         self.calls.append(("retry", path))
         return 1
 
+    @property
+    def revision(self) -> tuple[DropEntry, ...]:
+        return tuple(one for one in self.found.values() if isinstance(one, DropEntry))
+
     def entries(self) -> list[DropEntry]:
+        self.listed += 1
         return [one for one in self.found.values() if isinstance(one, DropEntry)]
 
     def tally(self) -> Tally:
