@@ -205,12 +205,14 @@ class FlightCrew:
         return replace(first, span=Span(span.start, stop)), _Lane(self, first.is_bulk)
 
     def _take_short(self) -> tuple[_Flight, _Lane] | None:
-        for index, flight in enumerate(self._queue):
-            if not flight.is_bulk:
-                del self._queue[index]  # not by `remove`: the pieces of one flight are all equal
-                heapq.heapify(self._queue)
-                return flight, _Lane(self, False)
-        return None
+        short = ((one, index) for index, one in enumerate(self._queue) if not one.is_bulk)
+        first = min(short, default=None)
+        if first is None:
+            return None
+        flight, index = first
+        del self._queue[index]  # not by `remove`: the pieces of one flight are all equal
+        heapq.heapify(self._queue)
+        return flight, _Lane(self, False)
 
     def _begin(self, flight: _Flight, lane: _Lane, buffer: memoryview) -> None:
         shared, span = flight.shared, flight.span

@@ -55,8 +55,7 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
         if assembly.find_mount(location) is not None:
             raise MountError(f"{mountpoint} could not be unmounted")
         return
-    if assembly.is_stale(location):
-        assembly.unmount(location, lazy=True)
+    if assembly.clean_stale(location):
         return
     running = Running(mounted.mountpoint)
     status = running.status()

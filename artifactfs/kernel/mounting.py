@@ -5,9 +5,12 @@ is mounted: libfuse's own words for these are ``fuse: failed to exec fusermount`
 
 A driver that crashed leaves its mount point behind: every access answers ENOTCONN, "Transport
 endpoint is not connected", until someone unmounts it. `check_mountpoint` does, for mounts of ours.
-This module is also the front door: it passes on what `mount_table` and `unmounting` offer. Whether
-a mount point is in that state is asked by a child process (`is_stale`): a driver that hangs
-instead would hold whoever asks, and a thread of ours that is held can keep the process from ending.
+A driver that was killed and cannot end (``undead``) leaves one, too, that answers nothing at all.
+Whether a mount point is in one of these states is asked by a child process (`is_stale`): a driver
+that hangs instead would hold whoever asks, and a thread of ours that is held can keep the process
+from ending.
+
+This module is also the front door: it passes on what `mount_table` and `unmounting` offer.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 from artifactfs import system
@@ -26,6 +30,7 @@ from artifactfs.kernel.mount_table import (
     mounts,
     real_location,
 )
+from artifactfs.kernel.undead import is_undead
 from artifactfs.kernel.unmounting import abort, can_mount, fusermount, kept_by, unmount
 
 __all__ = [
@@ -50,6 +55,7 @@ FUSE_DEVICE = Path("/dev/fuse")
 AUTOMOUNT = "autofs"
 FUSE_CONF = Path("/etc/fuse.conf")
 ASK_TIMEOUT_S = 5.0
+END_WITHIN_S = 5.0
 
 _ASK = """\
 import os, sys
@@ -68,10 +74,10 @@ def is_stale(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
     A driver that is there and does not answer within `timeout_s` is not stale.
     """
     mounted = find_mount(path)
-    return (
-        mounted is not None
-        and _errno_of_statvfs(mounted.mountpoint, timeout_s) in system.DRIVER_GONE
-    )
+    if mounted is None:
+        return False
+    said = _errno_of_statvfs(mounted.mountpoint, timeout_s)
+    return said in system.DRIVER_GONE or (said is None and is_undead(mounted))
 
 
 def answers(path: Path | str, timeout_s: float = ASK_TIMEOUT_S) -> bool:
@@ -136,14 +142,26 @@ def check_mountpoint(path: Path | str) -> Path:
 def clean_stale(path: Path | str) -> bool:
     """Unmount what a driver of ours that is gone left at `path`; False if there is no such thing.
 
-    Raises `MountError` if this user may not.
+    Takes as long as asking it does. Raises `MountError` if this user may not.
     """
     cleaned = False
     while is_stale(path):  # crashed twice: two mounts, one over the other
         _log.warning("%s was left behind by a driver that is gone: unmounting it", path)
+        _let_it_die(path)
         unmount(path, lazy=True)
         cleaned = True
     return cleaned
+
+
+def _let_it_die(path: Path | str) -> None:
+    """Have a driver that was killed and cannot end come to its end, and with it what it locks."""
+    mounted = find_mount(path)
+    if mounted is None or not is_undead(mounted):
+        return
+    abort(mounted)
+    deadline_s = time.monotonic() + END_WITHIN_S
+    while is_undead(mounted) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
 
 
 def _check_not_mounted(location: Path) -> None:

@@ -101,9 +101,6 @@ def test_everything_that_stands_in_line_is_taken_once(queue: Queue) -> None:
     assert sorted(filter(None, (queue.take() for _ in range(60)))) == sorted(names)
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the first in the heap's list is taken, not the first in line"
-)
 def test_short_ones_go_in_the_order_in_which_they_stand_in_line(queue: Queue) -> None:
     for number in range(20):
         queue.start(f"ahead-{number:02}", 1, urgent=False)

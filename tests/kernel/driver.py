@@ -21,6 +21,7 @@ from typing import Any
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make
+from artifactfs.kernel.native import wire
 from tests.kernel.faults import FaultyTree, Plan
 from tests.kernel.memory_tree import MemoryTree
 
@@ -62,11 +63,21 @@ class Driver:
                 return {"name": self._binding.name, **self._binding.facts}
             case "threads":
                 return sorted(thread.name for thread in threading.enumerate())
+            case "drop_name":
+                self._drop_name(**command)
             case "stop":
                 self._binding.stop()
             case unknown:
                 raise AssertionError(unknown)
         return None
+
+    def _drop_name(self, parent: int, name: str) -> None:
+        """Have the kernel drop a name at once, as no notifier of ours would."""
+        device = self._binding._session._device  # type: ignore[attr-defined]
+        raw = name.encode()
+        body = wire.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(raw), 0) + raw + b"\0"
+        notify = wire.NOTIFY_INVAL_ENTRY
+        threading.Thread(target=device.notify, args=(notify, body), daemon=True).start()
 
     def listen(self) -> None:
         """Answer commands until standard input ends."""

@@ -43,6 +43,21 @@ from artifactfs.kernel.replies import Replies
 
 _log = logging.getLogger(__name__)
 
+# While one of these is not answered, the kernel keeps the directory that it is about locked.
+_LOCKING: Final = frozenset(
+    {
+        wire.Opcode.LOOKUP,
+        wire.Opcode.CREATE,
+        wire.Opcode.MKNOD,
+        wire.Opcode.MKDIR,
+        wire.Opcode.UNLINK,
+        wire.Opcode.RMDIR,
+        wire.Opcode.RENAME,
+        wire.Opcode.RENAME2,
+        wire.Opcode.SETATTR,
+    }
+)
+
 LOOK_AGAIN_S: Final = 0.1
 SLOW_READ_S: Final = 0.2
 
@@ -70,8 +85,9 @@ SETTLES: Final = Manners(unbegun=False, after_s=1.0)
 class Call:
     """One request. The thread that read it owns it until it is deferred; then see `Calls`.
 
-    `abandon` is what to stop when somebody else ends the call early: a ticket to cancel, a handle
-    to let go. `begun_s` (when work began) is guarded by the lock of `Calls`.
+    `target` is the second directory that it is about, if there is one. `abandon` is what to stop
+    when somebody else ends the call early: a ticket to cancel, a handle to let go. `begun_s` (when
+    work began) is guarded by the lock of `Calls`.
     """
 
     __slots__ = (
@@ -84,6 +100,7 @@ class Call:
         "pid",
         "since_s",
         "subject",
+        "target",
         "unique",
     )
 
@@ -99,6 +116,7 @@ class Call:
         self.nodeid = nodeid
         self.pid = pid
         self.subject = ""
+        self.target = 0
 
     def answer(self, body: bytes | bytearray | memoryview = b"") -> bool:
         """Reply with success. False: nobody waits any more, what it gave must be taken back."""
@@ -257,11 +275,11 @@ class Calls:
                     self.deadline_s,
                 )
 
-    def is_looked_up_in(self, nodeid: int) -> bool:
-        """Whether a look-up of some name in this directory is waiting."""
+    def keeps_locked(self, nodeid: int) -> bool:
+        """Whether the kernel has this directory locked because a call about it is waiting."""
         with self._lock:
             return any(
-                call.nodeid == nodeid and call.opcode == wire.Opcode.LOOKUP
+                nodeid in (call.nodeid, call.target) and call.opcode in _LOCKING
                 for call in self._waiting.values()
             )
 

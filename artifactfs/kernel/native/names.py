@@ -349,6 +349,7 @@ class NameOperations:
         raw_new, _ = wire.split_name(names, start)
         old, new = os.fsdecode(raw_old), os.fsdecode(raw_new)
         call.subject = old
+        call.target = target_id
 
         def act() -> bytes:
             source.rename(old, target, new, flags)

@@ -4,12 +4,14 @@ With day-long time-outs the kernel would go on showing an expired artifact, or a
 name that now means another. So each `EntryChanged` of the tree becomes one FUSE_NOTIFY_INVAL_ENTRY,
 after which the name is looked up again and the directory's cached listing is void.
 
-There is one danger. To drop a name the kernel takes the directory's lock, and waits while a look-up
-in that directory waits for us. Therefore:
+There is one danger. To drop a name the kernel takes the directory's lock, and waits while something
+in that directory (a look-up, a rename) waits for us. A driver that is killed just then cannot end:
+its thread waits for the lock, the lock's holder for an answer, and the kernel lets go of neither
+before somebody aborts the connection (``kernel.unmounting`` does). Therefore:
 
 * notifications have a thread of their own, never one that answers requests;
-* none is sent for a directory while a look-up in it waits for the network (the kernel would hold up
-  every later look-up there behind us): it is put off until that is over;
+* none is sent for a directory while a call that keeps it locked is not answered (the kernel would
+  also hold up every later look-up there behind us): it is put off until that is over;
 * the thread stops before the unmount begins;
 * **no inode is ever invalidated**: that waits for reads under way, and has left other file systems
   with processes that cannot be killed. Contents never change, so there is no need to.
@@ -91,7 +93,7 @@ class Notifier:
             for change in batch:
                 if self._closed:
                     return
-                if self._calls.is_looked_up_in(change.parent_ino):
+                if self._calls.keeps_locked(change.parent_ino):
                     put_off[change] = None
                 elif self._inodes.knows(change.parent_ino) and not self._send(change):
                     return

@@ -132,11 +132,25 @@ def test_without_a_deadline_nothing_is_ever_overdue(kernel: FakeKernel) -> None:
     assert calls.claim(call)
 
 
-def test_a_look_up_under_way_is_known_by_its_directory(kernel: FakeKernel) -> None:
+@pytest.mark.parametrize(
+    "opcode", [Opcode.LOOKUP, Opcode.CREATE, Opcode.MKDIR, Opcode.UNLINK, Opcode.RMDIR]
+)
+def test_a_directory_is_locked_while_a_call_about_it_is_under_way(
+    kernel: FakeKernel, opcode: Opcode
+) -> None:
     calls = Calls(kernel.device, Replies())
-    call = Call(calls, Opcode.LOOKUP, 2, 77, 0)
+    call = Call(calls, opcode, 2, 77, 0)
     calls.defer(call)
-    assert calls.is_looked_up_in(77)
-    assert not calls.is_looked_up_in(78)
+    assert calls.keeps_locked(77)
+    assert not calls.keeps_locked(78)
     calls.claim(call)
-    assert not calls.is_looked_up_in(77)
+    assert not calls.keeps_locked(77)
+
+
+def test_a_rename_keeps_both_directories_locked_and_a_read_none(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    rename, read = Call(calls, Opcode.RENAME2, 2, 77, 0), Call(calls, Opcode.READ, 4, 80, 0)
+    rename.target = 79
+    for call in (rename, read):
+        calls.defer(call)
+    assert [calls.keeps_locked(nodeid) for nodeid in (77, 78, 79, 80)] == [True, False, True, False]
