@@ -27,7 +27,8 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
 KILLS = 200 if LONG else 6
 FILES = 200 if LONG else 40
-SIZES = (0, 1, 10_000, 100_000, 900_000, 7_000_000, *((60_000_000, 300_000_000) if LONG else ()))
+SMALL = (0, 1, 10_000, 100_000, 900_000, 7_000_000)
+SIZES = (*SMALL * 6, 60_000_000, 300_000_000) if LONG else SMALL
 WRITER = Path(__file__).with_name("writer.py")
 
 
@@ -63,6 +64,7 @@ def test_whatever_was_closed_arrives_once_after_any_number_of_kills(
 ) -> None:
     user.settings = {
         "list.ttl": "0",
+        "cache.size": "1G",
         "drop.linger": "0",
         "upload.controller_max": "64K",
         "upload.multipart_min": "5M",
