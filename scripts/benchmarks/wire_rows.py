@@ -355,7 +355,7 @@ def _load(path: Path) -> float:
 
 def memory(stage: Stage) -> Iterator[Sample]:
     """The driver's peak over a cold read of a large file and the upload of another one."""
-    size_bytes = (1 if stage.quick else 4) << 30
+    size_bytes = (256 << 20) if stage.quick else (4 << 30)
     with _wire(stage, size_bytes=size_bytes) as wire:
         other = stage.directory / "files" / "upload.bin"
         shutil.copyfile(stage.directory / "files" / "data.bin", other)
