@@ -140,7 +140,7 @@ class Artifacts:
     def number(self, value: Artifact | Folder) -> Number:
         """What `node` would have for number and kind."""
         if isinstance(value, Artifact):
-            return self.inodes.of(Numbered.ARTIFACT, value.id), Kind.FILE
+            return self.file_number(value)
         return self.folder_ino(value.path), Kind.DIRECTORY
 
     def current(self, artifact: Artifact) -> Artifact:

@@ -39,7 +39,7 @@ class Stage:
     _service: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __post_init__(self) -> None:
-        self.size_bytes = (128 << 20) if self.quick else (1 << 30)
+        self.size_bytes = (64 << 20) if self.quick else (1 << 30)
         self.rounds = 2 if self.quick else 5
 
     def __enter__(self) -> Self:
