@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from artifactfs.artifact import Artifact
-from artifactfs.cache.files import OPENING_S, open_held, wait_until
+from artifactfs.cache.files import OPENING_S, open_pair, wait_until
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
@@ -57,8 +57,8 @@ class Backing:
         if self.descriptor >= 0:
             return
         try:
-            self.descriptor = open_held(self._place.path)
-            self._open_sidecar(os.fstat(self.descriptor).st_size == self._table.size_bytes)
+            self.descriptor, sidecar = open_pair(self._place, self._table.size_bytes)
+            self._take(sidecar)
         except OSError as error:
             with self._table.lock:
                 self._table.clear()
@@ -67,16 +67,13 @@ class Backing:
                 os.close(descriptor)
             self.tell_of_disk(error)
 
-    def _open_sidecar(self, has_its_size: bool) -> None:
+    def _take(self, sidecar: Sidecar) -> None:
+        """Know what the sidecar says."""
         table = self._table
-        sidecar = Sidecar(self._place.sidecar, table.size_bytes)
         try:
             end_s = time.monotonic() + OPENING_S
             while not sidecar.share():
                 wait_until(end_s, "another mount gives back parts of it")
-            if not has_its_size:
-                sidecar.renew()
-                os.ftruncate(self.descriptor, table.size_bytes)
             flags, version = sidecar.flags(), sidecar.version()
         except BaseException:
             sidecar.close()

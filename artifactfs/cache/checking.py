@@ -35,9 +35,12 @@ def check_grains(place: Place) -> tuple[int, int]:
     size_bytes = header[0]
     checked = bad = right_bytes = 0
     with contextlib.suppress(OSError), contextlib.ExitStack() as files:
-        sidecar = Sidecar(place.sidecar, size_bytes)
-        files.callback(sidecar.close)
         file = files.enter_context(Path(place.path).open("rb", buffering=0))
+        sidecar = Sidecar.existing(place.sidecar, size_bytes, os.fstat(file.fileno()).st_ino)
+        if sidecar is None:
+            evict.remove(place)
+            return 0, 0
+        files.callback(sidecar.close)
         sums = sidecar.sums(0, grain_count(size_bytes))
         for grain, total in enumerate(sums):
             if not total:

@@ -1,39 +1,103 @@
-"""A content's file, open, with the lock that says that somebody uses it.
+"""A content's two files, open: its bytes, and the sidecar that tells about them.
 
-A shared ``flock`` lasts as long as a file is open, however its owner ends; who removes a file from
-the cache needs the exclusive one (``evict``). So nobody's open file is removed but by hand, and
-none between its opening and the moment when it counts as open.
+**Use.** A shared ``flock`` on the file of the bytes lasts as long as it is open, however its owner
+ends; who removes a file from the cache needs the exclusive one (``evict``). So nobody's open file
+is removed but by hand, and none between its opening and the moment when it counts as open.
+
+**Pairs.** All who have a file of bytes open must have the same sidecar, or one of them gives back
+what another has seen to be right, or believes sums of bytes that are in another file. If it were
+not for hands that remove one of the two, that would go without saying. So a sidecar carries the
+number of the file that it is for, and what is not a pair is not mended: both names are removed and
+two new files made. Who has the old ones open goes on with them, under no name. Who opens a content
+holds a lock on the file's first byte meanwhile, so that two who make a pair at the same time make
+the same one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from artifactfs.cache.locks import lock
+from artifactfs.cache.places import Place
+from artifactfs.cache.sidecar import Sidecar
 
 OPENING_S = 2.0
 LOCKED_S = 0.005
 
 
-def open_held(path: str) -> int:
-    """The file, made if it is not there, and held. Raises `OSError`."""
-    directory = os.path.dirname(path)  # noqa: PTH120 - paths are text here
+def open_pair(place: Place, size_bytes: int) -> tuple[int, Sidecar]:
+    """The file, sparse and at its full size, held, and its sidecar. Raises `OSError`."""
+    directory = os.path.dirname(place.path)  # noqa: PTH120 - paths are text here
     os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
     end_s = time.monotonic() + OPENING_S
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            found = os.fstat(descriptor)
-            if is_held(descriptor) and os.path.samestat(found, os.stat(path)):  # noqa: PTH116
-                return descriptor
-        except FileNotFoundError:
-            pass
+            with opening(descriptor) as is_mine:
+                sidecar = _paired(descriptor, place, size_bytes) if is_mine else None
+            if sidecar is not None:
+                return descriptor, sidecar
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # removed since it was opened, or just being removed
-        wait_until(end_s, "it is being removed")
+        os.close(descriptor)
+        wait_until(end_s, "it is being opened or removed by others")
+
+
+@contextlib.contextmanager
+def opening(descriptor: int) -> Iterator[bool]:
+    """Whether nobody else opens this file's pair now, nor will as long as the block runs."""
+    is_mine = lock(descriptor, fcntl.F_WRLCK, 0, 1)
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            lock(descriptor, fcntl.F_UNLCK, 0, 1)
+
+
+def _paired(descriptor: int, place: Place, size_bytes: int) -> Sidecar | None:
+    """The sidecar of the file, which is held then; None if both have to be opened once more."""
+    found = os.fstat(descriptor)
+    try:
+        if not os.path.samestat(found, os.stat(place.path)):  # noqa: PTH116
+            return None
+    except FileNotFoundError:
+        return None
+    sidecar: Sidecar | None = None
+    if found.st_size == size_bytes:
+        sidecar = Sidecar.existing(place.sidecar, size_bytes, found.st_ino)
+    if sidecar is None and found.st_size == 0 and _is_unused(descriptor):
+        sidecar = Sidecar.new(place.sidecar, size_bytes, found.st_ino)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+        except BaseException:
+            sidecar.close()
+            raise
+    if sidecar is None:
+        for path in (place.sidecar, place.path):
+            Path(path).unlink(missing_ok=True)
+        return None
+    if not is_held(descriptor):
+        sidecar.close()
+        return None
+    return sidecar
+
+
+def _is_unused(descriptor: int) -> bool:
+    """Whether nobody has the file open. Nobody begins to while its pair is being opened."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: nobody else should use this directory
+    return True
 
 
 def is_held(descriptor: int) -> bool:

@@ -12,8 +12,10 @@ it (`STORED` becomes `CHECKED`), so a torn sidecar, a flipped bit in it, or sums
 disk before their bytes did when the power failed, mean that something is fetched again, never that
 wrong bytes are read.
 
-The *generation* is a random number that a sidecar gets when it is made: who has closed a content
-and opens it again knows by it whether the files are still those he knew.
+The *generation* is a number that a sidecar gets when it is made: who has closed a content and opens
+it again knows by it whether the files are still those he knew. Half of it is random, the other half
+made of the number (``st_ino``) of the file of the bytes: for any other file the sidecar does not
+count (``files``).
 
 **Several mounts.** All of this is by open file description locks (``fcntl(2)``), which the kernel
 drops when their owner dies, however that happens. Who has a content open holds a shared one on its
@@ -24,7 +26,6 @@ does not get it waits, and finds the sums there afterwards.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -32,17 +33,18 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
 import xxhash
 
 from artifactfs.cache.grains import ABSENT, GRAIN_BYTES, STORED, grain_count
+from artifactfs.cache.locks import lock
 
 _MAGIC: Final = b"artifactfs grn 2"
 _HEADER: Final = struct.Struct("<16sQIBQQ")
 _SUM: Final = struct.Struct("<Q")
-_FLOCK: Final = struct.Struct("hhqqi0q")  # struct flock, fcntl(2)
-_OFD_SETLK: Final[int | None] = getattr(fcntl, "F_OFD_SETLK", None)
+_HALF: Final = 0xFFFFFFFF
 _VERSION_AT: Final = 56
 HEADER_BYTES: Final = 64
 SUM_BYTES: Final = 8
@@ -69,31 +71,51 @@ def _read_header(header: bytes) -> tuple[int, bool, int, int] | None:
 class Sidecar:
     """One open sidecar. Any thread may use it; what it does to the file needs no lock."""
 
-    def __init__(self, path: str, size_bytes: int) -> None:
-        """Open it; made, or made anew, if it is not there, not sound or for another size.
+    def __init__(
+        self, descriptor: int, size_bytes: int, generation: int, *, is_verified: bool
+    ) -> None:
+        self.generation = generation
+        self.is_verified = is_verified
+        self._descriptor = descriptor
+        self._size_bytes = size_bytes
+        self._count = grain_count(size_bytes)
+
+    @classmethod
+    def existing(cls, path: str, size_bytes: int, inode: int) -> Self | None:
+        """That of the file with this number, or None if there is none that is sound.
 
         Raises `OSError`.
         """
-        self._size_bytes = size_bytes
-        self._count = grain_count(size_bytes)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            found = _read_header(os.pread(self._descriptor, HEADER_BYTES, 0))
-            if found is None or found[0] != size_bytes:
-                self.renew()
-            else:
-                _, self.is_verified, _, self.generation = found
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        found = None
+        try:
+            found = _read_header(os.pread(descriptor, HEADER_BYTES, 0))
+            if found is None or found[0] != size_bytes or found[3] & _HALF != _half(inode):
+                found = None
+                return None
+            return cls(descriptor, size_bytes, found[3], is_verified=found[1])
+        finally:
+            if found is None:
+                os.close(descriptor)
 
-    def renew(self) -> None:
-        """Begin anew: no grain is here, and nobody's knowledge of it holds. Raises `OSError`."""
-        os.ftruncate(self._descriptor, 0)
-        os.ftruncate(self._descriptor, HEADER_BYTES)
-        self.generation = secrets.randbits(64)
-        self.is_verified = False
-        self.describe(0, verified=False)
+    @classmethod
+    def new(cls, path: str, size_bytes: int, inode: int) -> Self:
+        """One that says that nothing is here, in place of what is there. Raises `OSError`."""
+        Path(path).unlink(missing_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        generation = secrets.randbits(32) << 32 | _half(inode)
+        made = cls(descriptor, size_bytes, generation, is_verified=False)
+        try:
+            os.ftruncate(descriptor, HEADER_BYTES)
+            made.describe(0, verified=False)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return made
 
     def describe(self, cached_bytes: int, *, verified: bool) -> None:
         """Write the header, with what may be known of the content without opening it."""
@@ -138,35 +160,22 @@ class Sidecar:
 
     def share(self) -> bool:
         """Say that the content is open here. False: another mount gives back parts of it."""
-        return self._lock(fcntl.F_RDLCK, 0, HEADER_BYTES)
+        return lock(self._descriptor, fcntl.F_RDLCK, 0, HEADER_BYTES)
 
     def own(self) -> bool:
         """Whether the content is open nowhere else, nor will be until `share` is called again.
 
         If not, it is shared as before. So it is where there are no such locks.
         """
-        return _OFD_SETLK is not None and self._lock(
-            fcntl.F_WRLCK, 0, HEADER_BYTES, without_locks=False
-        )
+        return lock(self._descriptor, fcntl.F_WRLCK, 0, HEADER_BYTES, without_locks=False)
 
     def reserve(self, first: int, stop: int) -> bool:
         """Keep other mounts from fetching these grains. False: one of them is doing that."""
-        return self._lock(fcntl.F_WRLCK, *_place(first, stop))
+        return lock(self._descriptor, fcntl.F_WRLCK, *_place(first, stop))
 
     def free(self, first: int, stop: int) -> None:
         """The opposite of `reserve`."""
-        self._lock(fcntl.F_UNLCK, *_place(first, stop))
-
-    def _lock(self, kind: int, start: int, length: int, *, without_locks: bool = True) -> bool:
-        if _OFD_SETLK is None or length <= 0:
-            return without_locks
-        wanted = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        try:
-            fcntl.fcntl(self._descriptor, _OFD_SETLK, wanted)
-        except OSError as error:
-            # Where there are no locks (some network file systems), each mount fetches for itself.
-            return without_locks and error.errno not in (errno.EAGAIN, errno.EACCES)
-        return True
+        lock(self._descriptor, fcntl.F_UNLCK, *_place(first, stop))
 
     def close(self) -> None:
         """Let go of the file, and of what was reserved."""
@@ -178,9 +187,15 @@ def _place(first: int, stop: int) -> tuple[int, int]:
     return HEADER_BYTES + SUM_BYTES * first, SUM_BYTES * (stop - first)
 
 
-def write_sidecar(path: str, size_bytes: int, sums: Sequence[int], *, verified: bool) -> None:
-    """Make the sidecar of a content that is wholly here. Raises `OSError`."""
-    sidecar = Sidecar(path, size_bytes)
+def _half(inode: int) -> int:
+    return (inode ^ inode >> 32) & _HALF
+
+
+def write_sidecar(
+    path: str, size_bytes: int, inode: int, sums: Sequence[int], *, verified: bool
+) -> None:
+    """Make the sidecar of a content that is wholly in the file `inode`. Raises `OSError`."""
+    sidecar = Sidecar.new(path, size_bytes, inode)
     try:
         sidecar.record(0, sums)
         sidecar.describe(size_bytes, verified=verified)

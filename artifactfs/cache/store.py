@@ -33,7 +33,7 @@ from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.checking import check_grains, header_of
 from artifactfs.cache.content import Content
 from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
-from artifactfs.cache.files import is_held
+from artifactfs.cache.files import is_held, opening
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.grains import (
     GRAIN_BYTES,
@@ -371,17 +371,18 @@ class Store:
             except OSError:
                 shutil.copyfile(path, temporary)
                 temporary.chmod(0o600)
-            with temporary.open("rb", buffering=0) as file:
+            mode = "r+b" if os.access(temporary, os.W_OK) else "rb"  # a lock needs the former
+            with temporary.open(mode, buffering=0) as file, opening(file.fileno()):
                 is_held(file.fileno())
-                if os.fstat(file.fileno()).st_size != size_bytes:
+                found = os.fstat(file.fileno())
+                if found.st_size != size_bytes:
                     raise OSError(errno.EINVAL, "it has another size")
                 sums = [
                     checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
                     for start in range(0, size_bytes, GRAIN_BYTES)
                 ]
-            Path(place.sidecar).unlink(missing_ok=True)
-            temporary.replace(place.path)
-            write_sidecar(place.sidecar, size_bytes, sums, verified=verified)
+                temporary.replace(place.path)
+                write_sidecar(place.sidecar, size_bytes, found.st_ino, sums, verified=verified)
         finally:
             temporary.unlink(missing_ok=True)
         self._keeper.came(size_bytes)
