@@ -26,6 +26,7 @@ does not get it waits, and finds the sums there afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -33,7 +34,6 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, Self
 
 import xxhash
@@ -104,16 +104,19 @@ class Sidecar:
     @classmethod
     def new(cls, path: str, size_bytes: int, inode: int) -> Self:
         """One that says that nothing is here, in place of what is there. Raises `OSError`."""
-        Path(path).unlink(missing_ok=True)
+        temporary = f"{path}.{secrets.token_hex(8)}.new"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(path, flags, 0o600)
+        descriptor = os.open(temporary, flags, 0o600)
         generation = secrets.randbits(32) << 32 | _half(inode)
         made = cls(descriptor, size_bytes, generation, is_verified=False)
         try:
             os.ftruncate(descriptor, HEADER_BYTES)
             made.describe(0, verified=False)
+            os.rename(temporary, path)  # noqa: PTH104 - paths are text here
         except BaseException:
             os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
             raise
         return made
 

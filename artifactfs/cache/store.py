@@ -97,7 +97,7 @@ class Store:
     """The cache directory of one mount.
 
     `_lock` guards `_open`, `_known`, `_usages`, `_refused`, `_changed` and `_told_of_uncached`; no
-    I/O while it is held.
+    I/O while it is held. `_taking_in` is held while a whole content takes its place.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Store:
         self._crew = FlightCrew(source, connections, read_timeout_s)
         self._verifier = Verifier()
         self._lock = threading.Lock()
+        self._taking_in = threading.Lock()
         self._open: dict[str, Shared] = {}
         self._known: LRUCache[str, Shared] = LRUCache(KNOWN_BYTES, _table_bytes)
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
@@ -381,8 +382,9 @@ class Store:
                     checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
                     for start in range(0, size_bytes, GRAIN_BYTES)
                 ]
-                temporary.replace(place.path)
-                write_sidecar(place.sidecar, size_bytes, found.st_ino, sums, verified=verified)
+                with self._taking_in:  # two of one content, or their files would be mixed
+                    temporary.replace(place.path)
+                    write_sidecar(place.sidecar, size_bytes, found.st_ino, sums, verified=verified)
         finally:
             temporary.unlink(missing_ok=True)
         self._keeper.came(size_bytes)

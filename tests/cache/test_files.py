@@ -98,3 +98,13 @@ def test_a_content_of_no_bytes_has_a_pair_too(place: Place) -> None:
     one, other = open_pair(place, 0), open_pair(place, 0)
     assert of(one) == of(other)
     close(one, other)
+
+
+def test_a_sidecar_takes_its_place_whoever_makes_one_at_the_same_time(place: Place) -> None:
+    close(open_pair(place, SIZE))
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda ino: Sidecar.new(place.sidecar, SIZE, ino), range(400)))
+    for sidecar in made:
+        sidecar.close()
+    assert [one.name for one in Path(place.path).parent.iterdir() if one.suffix == ".new"] == []
+    assert sum(bool(Sidecar.existing(place.sidecar, SIZE, ino)) for ino in range(400)) == 1
