@@ -273,7 +273,7 @@ def test_the_end_of_the_connection_leaves_nothing_waiting(tmp_path: Path, plan: 
             kernel.ask(Opcode.READ, nodeid, read_body(fh))
             eventually(lambda: plan.held("arrive") == 1)
             plan.let_go()
-        assert plan.counts()["release"] == 1
+        eventually(lambda: plan.counts().get("release") == 1)  # the read may just be answering
     finally:
         plan.let_go()
         tree.close()
