@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
-from artifactfs.tree.node import Directory, Entry, Kind, Link, Node
+from artifactfs.tree.node import Entry, Kind, Node, kind_of
 
 T = TypeVar("T")
 
@@ -74,6 +74,4 @@ def numbered(entries: Sequence[Entry], start: int, stop: int) -> Iterable[tuple[
 
 
 def _number(node: Node) -> Number:
-    if isinstance(node, Directory):
-        return node.ino, Kind.DIRECTORY
-    return node.ino, Kind.LINK if isinstance(node, Link) else Kind.FILE
+    return node.ino, kind_of(node)

@@ -335,6 +335,13 @@ class Tree(Protocol):
         ...
 
 
+def kind_of(node: Node) -> Kind:
+    """What `node` is, without asking for its attributes."""
+    if isinstance(node, Directory):
+        return Kind.DIRECTORY
+    return Kind.LINK if isinstance(node, Link) else Kind.FILE
+
+
 def read_only() -> NoReturn:
     """Refuse a change outside ``drop/``."""
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))

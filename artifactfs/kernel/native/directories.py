@@ -28,7 +28,7 @@ from artifactfs.kernel.native.stat import bare_entry_plus, dirent
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
 from artifactfs.tree.listed import numbered
-from artifactfs.tree.node import Directory, Entry, Kind, Link, Node
+from artifactfs.tree.node import Directory, Entry, Kind, Node, kind_of
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class DirectoryOperations:
                 record = entry_plus(entry.node, name, cookie)
             except Exception as error:  # noqa: BLE001 - one bad node must not hide the others
                 _log.debug("attributes of %r: %s", name, error)
-                record = bare_entry_plus(entry.node.ino, name, cookie, _kind(entry.node))
+                record = bare_entry_plus(entry.node.ino, name, cookie, kind_of(entry.node))
                 node = None
             room -= len(record)
             if room < 0:
@@ -191,9 +191,3 @@ def _shown(name: str) -> bytes | None:
         return raw
     _log.debug("the name %r cannot be shown", name)
     return None
-
-
-def _kind(node: Node) -> Kind:
-    if isinstance(node, Directory):
-        return Kind.DIRECTORY
-    return Kind.LINK if isinstance(node, Link) else Kind.FILE
