@@ -16,31 +16,22 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from artifactfs import system
 from artifactfs.kernel.mount_table import Mounted
-
-PROCESSES = Path("/proc")
+from artifactfs.kernel.unmounting import processes
 
 _DEVICE = "/dev/fuse"
 _CONNECTION = "fuse_connection:"
 
 
-def is_undead(mounted: Mounted, processes: Path = PROCESSES) -> bool:
+def is_undead(mounted: Mounted) -> bool:
     """Whether the driver of `mounted` was killed and hangs in the kernel, as far as is seen."""
-    with contextlib.suppress(OSError):
-        for process in processes.iterdir():
-            if process.name.isdigit() and _has_died(process):
-                with contextlib.suppress(OSError):  # it has ended meanwhile
-                    if any(_serves(task, mounted) for task in (process / "task").iterdir()):
-                        return True
+    for process in processes():
+        if not system.is_running(int(process.name)):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if any(_serves(task, mounted) for task in (process / "task").iterdir()):
+                    return True
     return False
-
-
-def _has_died(process: Path) -> bool:
-    """Whether its first thread is a zombie (proc_pid_stat(5))."""
-    try:
-        return (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
-    except (OSError, IndexError):
-        return False
 
 
 def _serves(task: Path, mounted: Mounted) -> bool:

@@ -177,7 +177,7 @@ def kept_by(mounted: Mounted, search_s: float = SEARCH_S) -> list[str]:
     deadline = time.monotonic() + search_s
     seen: set[bytes] = set()
     kept = []
-    for process in _processes():
+    for process in processes():
         if time.monotonic() > deadline:
             break
         for namespace in _read_link(process / "ns/mnt"):
@@ -212,7 +212,7 @@ def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]
     deadline = time.monotonic() + search_s
     below = os.fsencode(location)
     found = []
-    for process in _processes():
+    for process in processes():
         if time.monotonic() > deadline:
             break
         if any(_lies_below(held, below) for held in _held_by(process)):
@@ -220,7 +220,8 @@ def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]
     return found
 
 
-def _processes() -> list[Path]:
+def processes() -> list[Path]:
+    """The folders in ``/proc`` of all processes, by number; none where there is no such thing."""
     if not system.LINUX:
         return []
     return sorted(

@@ -7,7 +7,7 @@ after which the name is looked up again and the directory's cached listing is vo
 There is one danger. To drop a name the kernel takes the directory's lock, and waits while something
 in that directory (a look-up, a rename) waits for us. A driver that is killed just then cannot end:
 its thread waits for the lock, the lock's holder for an answer, and the kernel lets go of neither
-before somebody aborts the connection (``kernel.unmounting`` does). Therefore:
+before somebody aborts the connection (``kernel.undead``). Therefore:
 
 * notifications have a thread of their own, never one that answers requests;
 * none is sent for a directory while a call that keeps it locked is not answered (the kernel would
