@@ -91,19 +91,17 @@ def _paired(descriptor: int, place: Place, size_bytes: int) -> Sidecar | None:
 
 def _is_unused(descriptor: int) -> bool:
     """Whether nobody has the file open. Nobody begins to while its pair is being opened."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass  # a file system without locks: nobody else should use this directory
-    return True
+    return _flock(descriptor, fcntl.LOCK_EX)
 
 
 def is_held(descriptor: int) -> bool:
     """Say that a file of the cache is in use; False if it is just being removed (``evict``)."""
+    return _flock(descriptor, fcntl.LOCK_SH)
+
+
+def _flock(descriptor: int, kind: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:

@@ -33,6 +33,10 @@ class Waiter:
     done: Done
     deadline_s: float
 
+    def touches(self, first: int, stop: int) -> bool:
+        """Whether it waits for something with a grain in [first, stop)."""
+        return self.first < stop and first < self.stop
+
     def cancel(self) -> None:
         """Stop waiting; the callback is not called afterwards, or has been already."""
         self.among.forget(self)
@@ -69,16 +73,14 @@ class Waiters:
 
     def touch(self, first: int, stop: int) -> bool:
         """Whether anybody waits for something with a grain in [first, stop)."""
-        return any(waiter.first < stop and first < waiter.stop for waiter in self._waiting)
+        return any(waiter.touches(first, stop) for waiter in self._waiting)
 
     def left_by(self, first: int, stop: int) -> list[Waiter]:
         """Those to whom a flight for [first, stop) should have brought something, and has not."""
         return [
             waiter
             for waiter in self._waiting
-            if waiter.first < stop
-            and first < waiter.stop
-            and self._table.missing(waiter.first, waiter.stop)
+            if waiter.touches(first, stop) and self._table.missing(waiter.first, waiter.stop)
         ]
 
     def take(self, waiters: list[Waiter]) -> None:

@@ -363,18 +363,21 @@ class Session:
             if not self._closed.is_set() and self._connections.speaks_to(url, external=external):
                 sent = {**_HEADERS, **headers}
                 if ours:
-                    sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
+                    sent |= self._authorization()
                 with contextlib.suppress(NotPlain):
                     return self._connections.ask("GET", url, sent, b"", external=external)
         library = self._external_requests if external else self._requests
         return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours, library))
 
     def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> DirectAnswer:
-        token = {"Authorization": f"Bearer {self._current_token().reveal()}"}
         with self.translated(url):
             try:
                 return self._connections.ask(
-                    "POST", url, {**_HEADERS, **headers, **token}, body, external=False
+                    "POST",
+                    url,
+                    {**_HEADERS, **headers, **self._authorization()},
+                    body,
+                    external=False,
                 )
             except NotPlain as error:
                 lost = Unreachable(f"{_shown(url)} answered as was not understood: {error}")
@@ -395,7 +398,7 @@ class Session:
             raise Cancelled("the connection to the service is closed")
         sent = dict(headers or {})
         if ours:
-            sent["Authorization"] = f"Bearer {self._current_token().reveal()}"
+            sent |= self._authorization()
         if callable(data):
             data = data()
         try:
@@ -455,6 +458,9 @@ class Session:
             self._in_flight.discard(response.raw)
         # A body that was read to its end gives the connection back; any other is cut off.
         response.close()
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._current_token().reveal()}"}
 
     def _current_token(self) -> Secret:
         with self._lock:
