@@ -132,5 +132,5 @@ def number_in(query: Mapping[str, str], key: str, default: int, least: int = 0) 
 
 
 def iso(epoch_s: float) -> str:
-    """A time as the contract writes it."""
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """A time as the contract writes it, exact to the microsecond."""
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -24,7 +24,7 @@ from artifactfs.controller.answers import (
 from artifactfs.controller.behaviour import Behaviour
 from artifactfs.controller.filenames import bytes_of, header_filename
 from artifactfs.controller.receiving import Receiver, TooMuch
-from artifactfs.controller.records import Record, Records, new_id
+from artifactfs.controller.records import Record, Records
 from artifactfs.controller.sending import content_response
 from artifactfs.controller.signing import Signer
 from artifactfs.controller.store import Store
@@ -61,9 +61,10 @@ class Artifacts:
     # What uploads need
 
     async def known(self, account: str, sha256: str, size: int, filename: bytes) -> Record | None:
-        """The account's artifact of this content and name; made, if it has the content at all.
+        """A new artifact of a content that the account has; None if it has none such.
 
-        Raises `Refusal` if the content has another size.
+        It is a new one also where the name is the same: it has its full retention, and is the
+        newest of its name. Raises `Refusal` if the content has another size.
         """
         with self._store.holding(sha256):
             same = self._records.with_content(account, sha256)
@@ -71,10 +72,7 @@ class Artifacts:
                 return None
             if same.size != size:
                 raise Refusal(422, "size_mismatch", f"this content has {same.size} bytes")
-            record = self._records.with_content(account, sha256, filename)
-            return record or await self._records.add(
-                self._records.draft(account, filename, sha256, size)
-            )
+            return await self._records.add(self._records.draft(account, filename, sha256, size))
 
     # The calls
 
@@ -131,16 +129,14 @@ class Artifacts:
         if claimed.lower() != received.sha256:
             self._store.discard(received)
             raise Refusal(422, "sha256_mismatch", f"the content's SHA-256 is {received.sha256}")
-        artifact_id = new_id()
         with self._store.holding(received.sha256):
             await self._workers.do(self._store.keep, received)
             record = await self._records.add(
                 self._records.draft(
                     caller.account,
-                    filename or artifact_id.encode(),
+                    filename,
                     received.sha256,
                     received.size_bytes,
-                    artifact_id=artifact_id,
                 )
             )
         return shown(record, 201)

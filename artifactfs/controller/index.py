@@ -19,6 +19,7 @@ import queue
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ MOST_TOGETHER = 256
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (
-  name TEXT PRIMARY KEY,            -- "id": which index this is
+  name TEXT PRIMARY KEY,            -- "id": which index this is; "last_created": see prepare
   value TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS tokens (
@@ -151,11 +152,30 @@ PRAGMA user_version = 1;
 ASK_ID = "SELECT value FROM facts WHERE name = 'id'"
 
 
-def give_id(database: Database) -> None:
-    """Let an index that is new be told from all others."""
-    database.execute(
-        "INSERT INTO facts VALUES ('id', ?) ON CONFLICT DO NOTHING", (secrets.token_hex(16),)
-    )
+def prepare(database: Database) -> None:
+    """Make the facts that are missing, in an index that is new or of an earlier version.
+
+    These are its id and when its last artifact was created, in microseconds since the epoch.
+    """
+    for fact in (("id", secrets.token_hex(16)), ("last_created", "0")):
+        database.execute("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO NOTHING", fact)
+
+
+def next_created_us(database: Database, count: int) -> int:
+    """The first of `count` times of creation, a microsecond apart, that no artifact has yet.
+
+    In microseconds since the epoch: now, or later where the clock was set back or does not move.
+    The row stays locked until the change is complete, so that whichever controller is the next to
+    list an artifact lists a later one.
+    """
+    now_us = time.time_ns() // 1000
+    (row,) = database.execute(
+        "UPDATE facts SET value = CAST(CAST(? AS BIGINT) + CASE"
+        " WHEN CAST(value AS BIGINT) < CAST(? AS BIGINT) THEN CAST(? AS BIGINT)"
+        " ELSE CAST(value AS BIGINT) + 1 END AS TEXT) WHERE name = 'last_created' RETURNING value",
+        (count - 1, now_us, now_us),
+    ).fetchall()
+    return int(row[0]) - count + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +201,7 @@ class Index:
         """Open the file, make what is missing, start the writer. Raises `sqlite3.Error`."""
         self._database = self._connect()
         self._database.executescript(SCHEMA)
-        give_id(self._database)
+        prepare(self._database)
         self._writer.start()
 
     def close(self) -> None:

@@ -102,19 +102,19 @@ class Playing:
             listed = base64.b64decode(wanted["listed_base64"], validate=True)
         elif "listed" in wanted:
             listed = json.dumps(wanted["listed"]).encode()
-        created = float(wanted.get("created", time.time()))
+        created = float(wanted["created"]) if "created" in wanted else None
         draft = Draft(
             account=str(wanted.get("account", account)),
             filename=filename,
             sha256=hashlib.sha256(content).hexdigest(),
             size=len(content),
             created=created,
-            expires=created + float(wanted.get("expires_in_s", self._retention_s)),
+            lifetime_s=float(wanted.get("expires_in_s", self._retention_s)),
             id=str(wanted.get("id", new_id())),
             job_id=wanted.get("job_id"),
             listed=listed,
         )
-        draft.document()
+        draft.document(time.time() if created is None else created)
         return draft
 
     async def change_artifact(self, request: web.Request, caller: Caller) -> web.StreamResponse:

@@ -4,6 +4,9 @@ Each row carries the JSON object that the list shows, made once: a page of ten t
 strings. The list's order is the order of making, newest first, and its cursor the number of the
 last one shown, so that what is made meanwhile neither shifts nor repeats anything.
 
+Of two artifacts the one that was listed later has the later `created_at`, always: clients show the
+newest of a name (``index.next_created_us``).
+
 An artifact that has expired is not listed; it answers 410 for as long again as it lived, then 404.
 """
 
@@ -12,13 +15,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from artifactfs.controller.answers import Refusal, iso, not_found
 from artifactfs.controller.filenames import text_of
-from artifactfs.controller.index import AnyIndex, Change, Database
+from artifactfs.controller.index import AnyIndex, Change, Database, next_created_us
 
 _COLUMNS = "number, id, account, sha256, size, filename, expires, external_url, document"
 
@@ -55,23 +58,24 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An artifact that is about to be listed. Times in seconds since the epoch.
+    """An artifact that is about to be listed.
 
-    `listed`, where given, is shown in the list instead of the contract's object, valid or not.
+    `created` is in seconds since the epoch, None for the moment of listing. `listed`, where given,
+    is shown in the list instead of the contract's object, valid or not.
     """
 
     account: str
     filename: bytes
     sha256: str | None
     size: int | None
-    created: float
-    expires: float
+    lifetime_s: float
     id: str
+    created: float | None = None
     external_url: str | None = None
     job_id: str | None = None
     listed: bytes | None = None
 
-    def document(self) -> bytes:
+    def document(self, created: float) -> bytes:
         """The artifact object of the contract."""
         shown: dict[str, Any] = {
             "id": self.id,
@@ -79,16 +83,16 @@ class Draft:
             "size": self.size,
             "filename": text_of(self.filename),
             "content_type": "application/octet-stream",
-            "created_at": iso(self.created),
-            "expires_at": iso(self.expires),
+            "created_at": iso(created),
+            "expires_at": iso(created + self.lifetime_s),
             "status": "ready",
             "external_url": self.external_url,
             "job_id": self.job_id,
         }
         return json.dumps(shown).encode()
 
-    def insert(self, database: Database) -> None:
-        """List it."""
+    def insert(self, database: Database, created: float) -> None:
+        """List it, as created then."""
         database.execute(
             "INSERT INTO artifacts (id, account, sha256, size, filename, expires, external_url,"
             " document) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -98,11 +102,23 @@ class Draft:
                 self.sha256,
                 self.size,
                 self.filename,
-                self.expires,
+                created + self.lifetime_s,
                 self.external_url,
-                self.document() if self.listed is None else self.listed,
+                self.document(created) if self.listed is None else self.listed,
             ),
         )
+
+
+def insert_all(database: Database, drafts: Sequence[Draft]) -> None:
+    """List artifacts, each later than all before it if it is one of now."""
+    count = sum(draft.created is None for draft in drafts)
+    created_us = next_created_us(database, count) if count else 0
+    for draft in drafts:
+        if draft.created is None:
+            draft.insert(database, created_us / 1e6)
+            created_us += 1
+        else:
+            draft.insert(database, draft.created)
 
 
 class Records:
@@ -122,16 +138,15 @@ class Records:
         artifact_id: str | None = None,
         external_url: str | None = None,
     ) -> Draft:
-        """An artifact of now."""
-        now = time.time()
+        """An artifact of now; without a file name it is named by its id."""
+        artifact_id = artifact_id or new_id()
         return Draft(
             account=account,
-            filename=filename,
+            filename=filename or artifact_id.encode(),
             sha256=sha256,
             size=size,
-            created=now,
-            expires=now + self._retention_s,
-            id=artifact_id or new_id(),
+            lifetime_s=self._retention_s,
+            id=artifact_id,
             external_url=external_url,
         )
 
@@ -139,22 +154,21 @@ class Records:
         """List an artifact; `also` is changed with it or not at all."""
 
         def change(database: Database) -> None:
-            draft.insert(database)
+            insert_all(database, [draft])
             for one in also:
                 one(database)
 
         await self._index.write(change)
         return self.named(draft.id)
 
-    async def add_all(self, drafts: Iterable[Draft], seeds: dict[str, bytes]) -> None:
+    async def add_all(self, drafts: Sequence[Draft], seeds: dict[str, bytes]) -> None:
         """List many at once, with their small contents (`_dev`)."""
 
         def change(database: Database) -> None:
             database.executemany(
                 "INSERT INTO seeds VALUES (?, ?) ON CONFLICT DO NOTHING", seeds.items()
             )
-            for draft in drafts:
-                draft.insert(database)
+            insert_all(database, drafts)
 
         await self._index.write(change)
 
@@ -170,18 +184,14 @@ class Records:
             raise not_found(f"the artifact {artifact_id}", "it may have expired; list again")
         return Record(*found)
 
-    def with_content(
-        self, account: str, sha256: str, filename: bytes | None = None
-    ) -> Record | None:
-        """The account's newest artifact that has this content (and this name)."""
-        named = "" if filename is None else " AND filename = ?"
+    def with_content(self, account: str, sha256: str) -> Record | None:
+        """The account's newest artifact that has this content."""
         found = self._index.one(
             f"SELECT {_COLUMNS} FROM artifacts WHERE sha256 = ? AND account = ? AND expires > ?"
-            f" AND external_url IS NULL{named} ORDER BY number DESC LIMIT 1",
+            " AND external_url IS NULL ORDER BY number DESC LIMIT 1",
             sha256,
             account,
             time.time(),
-            *(() if filename is None else (filename,)),
         )
         return Record(*found) if found else None
 
@@ -234,12 +244,16 @@ class Records:
         return row is not None
 
     async def clean(self, contents: list[str]) -> None:
-        """Note that these contents are let go, and forget what expired long ago."""
+        """Note that these contents were looked at, and forget what expired long ago."""
         now = time.time()
 
         def change(database: Database) -> None:
             for sha256 in contents:
-                database.execute("DELETE FROM seeds WHERE sha256 = ?", (sha256,))
+                database.execute(
+                    "DELETE FROM seeds WHERE sha256 = ? AND NOT EXISTS (SELECT 1 FROM artifacts"
+                    " WHERE sha256 = ? AND external_url IS NULL AND expires > ?)",
+                    (sha256, sha256, now),
+                )
                 database.execute(
                     "UPDATE artifacts SET cleaned = 1 WHERE sha256 = ? AND cleaned = 0"
                     " AND expires <= ?",

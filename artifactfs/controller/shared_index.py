@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from artifactfs.controller.index import ASK_ID, SCHEMA, Change, Database, Rows, give_id
+from artifactfs.controller.index import ASK_ID, SCHEMA, Change, Database, Rows, prepare
 from artifactfs.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SharedIndex:
             database.execute("SELECT pg_advisory_xact_lock(?)", (_SCHEMA_LOCK,))
             for statement in _schema():
                 database.execute(statement)
-            give_id(database)
+            prepare(database)
 
         self._change(change)
 

@@ -197,7 +197,7 @@ class Uploads:
                 await self._shelf.keep(ticket, parts)
                 draft = self._records.draft(
                     ticket.account,
-                    ticket.filename or ticket.artifact_id.encode(),
+                    ticket.filename,
                     ticket.sha256,
                     ticket.size,
                     artifact_id=ticket.artifact_id,

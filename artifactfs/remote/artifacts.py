@@ -28,11 +28,12 @@ class ArtifactsApi:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._warned: set[str] = set()  # what is odd is so in every listing, and named once
 
     def list(self, *, deadline_s: float | None = None) -> Iterator[Artifact]:
         """Every artifact, page by page, in the service's order."""
         for entries in pages(self._session, "artifacts", wire_listed.page, deadline_s=deadline_s):
-            yield from wire_listed.artifacts(entries)
+            yield from wire_listed.artifacts(entries, self._warned)
 
     def probe(self) -> datetime | None:
         """Ask for one artifact, to see whether service and token are in order.

@@ -2,10 +2,11 @@
 
 `EventStream.follow` hands each event to its caller, on the caller's thread, and keeps what it has
 seen: a connection that breaks, or that the service ends, is made anew with ``Last-Event-ID``,
-after what the service has asked for by ``retry:``, or a quarter of a second. What brings nothing at
-all is tried again by the one retry loop (``retry``), with its back-off, for as long as
-`patience_s`; then `follow` raises, and whoever follows asks by other means. A service that says
-nothing, not even a heartbeat, for ``http.timeout`` counts as a connection that broke.
+after a wait. The wait grows while connections are short ones, and is at least what the service
+has asked for by ``retry:``. What brings nothing at all is tried again by the one retry loop
+(``retry``) for as long as `patience_s`; then `follow` raises, and its caller asks by other means. A
+service that says nothing, not even a heartbeat, for ``http.timeout`` counts as a connection that
+broke.
 
 A service without such a stream (404, 405, 501, no content, or an answer that is no event stream)
 is `Unsupported`. `close` may be called from any thread and ends the reading at once.
@@ -23,14 +24,13 @@ import requests
 
 from artifactfs.errors import Cancelled, Unreachable, Unsupported
 from artifactfs.job import StreamEvent
-from artifactfs.remote.retry import Transient
+from artifactfs.remote.retry import Backoff, Transient
 from artifactfs.remote.session import Session
 from artifactfs.remote.sse import MOST_FRAME_BYTES, Event, Parser
 
 PATIENCE_S = 10.0
-PAUSE_S = 0.25
-LEAST_PAUSE_S = 0.05
 MOST_PAUSE_S = 30.0
+LONG_CONNECTION_S = 5.0  # what lasted so long was no failure: the waits are short again
 _PIECE_BYTES = 64 << 10
 _NO_CONTENT = 204
 
@@ -61,7 +61,7 @@ class EventStream:
         self._params = params
         self._patience_s = patience_s
         self._most_event_bytes = most_event_bytes
-        self._pause_s = PAUSE_S
+        self._asked_s = 0.0
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._reading: Any = None
@@ -72,10 +72,16 @@ class EventStream:
         Raises `Cancelled` once it is closed, `Unsupported`, `TooLargeEvent`, what the service
         refuses with, and `Unreachable` or `TimedOut` when nothing has come for `patience_s`.
         """
-        while not self._session.run(
-            lambda: self._attempt(take), deadline_s=self._patience_s, cancelled=self._closed
-        ):
-            self._closed.wait(self._pause_s * _chance.uniform(1.0, 1.2))
+        clock, backoff = self._session.clock, Backoff(_chance)
+        while True:
+            began_s = clock.monotonic_s()
+            if self._session.run(
+                lambda: self._attempt(take), deadline_s=self._patience_s, cancelled=self._closed
+            ):
+                return
+            if clock.monotonic_s() - began_s >= LONG_CONNECTION_S:
+                backoff.reset()
+            self._closed.wait(backoff.next_s(self._asked_s * _chance.uniform(1.0, 1.2)))
 
     def probe(self) -> bool:
         """Whether there is such a stream, without following it."""
@@ -115,7 +121,7 @@ class EventStream:
                 raise
         finally:
             if parser.retry_ms is not None:
-                self._pause_s = min(max(parser.retry_ms / 1000, LEAST_PAUSE_S), MOST_PAUSE_S)
+                self._asked_s = min(parser.retry_ms / 1000, MOST_PAUSE_S)
         if not brought:
             raise Transient(Unreachable(f"GET {self._path}: the stream ended without an event"))
         return False

@@ -26,16 +26,17 @@ class JobsApi:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._warned: set[str] = set()
 
     def list(self) -> Iterator[Job]:
         """Every job, in the service's order. Raises `Unsupported` where it lists none."""
         for entries in pages(self._session, "jobs", wire_jobs.jobs_page, optional=True):
-            yield from wire_jobs.jobs(entries)
+            yield from wire_jobs.jobs(entries, self._warned)
 
     def projects(self) -> Iterator[str]:
         """The name of every project. Raises `Unsupported` where the service lists none."""
         for entries in pages(self._session, "projects", wire_jobs.projects_page, optional=True):
-            yield from wire_jobs.projects(entries)
+            yield from wire_jobs.projects(entries, self._warned)
 
     def job(self, job_id: str, *, deadline_s: float | None = None) -> bytes:
         """The job's JSON. Raises `Gone`, `NotAllowed`."""
@@ -117,8 +118,7 @@ class JobsApi:
     @staticmethod
     def read_tasks(job_id: str, document: bytes) -> Sequence[tuple[Task, Mapping[str, Any]]]:
         """The tasks that `tasks` has answered, each with its JSON. Raises `BadAnswer`."""
-        entries = wire_jobs.tasks_of(document, f"GET /jobs/{job_id}/tasks")
-        return tuple(zip(wire_jobs.tasks(entries), entries, strict=True))
+        return wire_jobs.tasks_of(document, f"GET /jobs/{job_id}/tasks")
 
     @classmethod
     def read_poll(cls, job_id: str, job: bytes, tasks: bytes) -> Change:

@@ -1,10 +1,10 @@
 """The one retry loop of the project.
 
 What may work the next time (`Unreachable`, `TimedOut`, and answers 408, 425, 429, 5xx, which
-``session`` raises as `Transient`) is tried again with exponential back-off and full jitter, that is
-after a random time between zero and twice the bound of the time before; or after what
-``Retry-After`` says. It ends at a deadline, when the request is cancelled, or when the session is
-closed. Nothing else in the project repeats a request, so that delays never multiply.
+``session`` raises as `Transient`) is tried again with exponential back-off and full jitter
+(`Backoff`). What a server asks for (``Retry-After``, or ``retry:`` in a stream) lengthens a wait
+and never shortens it. The loop ends at a deadline, when the request is cancelled, or when the
+session is closed. Nothing else in the project repeats a request, so that delays never multiply.
 """
 
 from __future__ import annotations
@@ -19,13 +19,35 @@ from artifactfs.errors import Cancelled, RemoteError
 
 T = TypeVar("T")
 
+MIN_WAIT_S = 0.05
 FIRST_BOUND_S = 0.25
 MOST_BOUND_S = 10.0
 _LOOK_S = 0.2
 
 
+class Backoff:
+    """The waits between the attempts of one request: exponential, with full jitter.
+
+    Each wait is a random time between `MIN_WAIT_S` and a bound, which doubles up to `MOST_BOUND_S`.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._bound_s = FIRST_BOUND_S
+
+    def next_s(self, after_s: float | None = None) -> float:
+        """Return the next wait, which is `after_s` at least; what is not a number counts as 0."""
+        wait_s = self._chance.uniform(MIN_WAIT_S, self._bound_s)
+        self._bound_s = min(self._bound_s * 2, MOST_BOUND_S)
+        return after_s if after_s is not None and after_s > wait_s else wait_s
+
+    def reset(self) -> None:
+        """Begin with the first bound again."""
+        self._bound_s = FIRST_BOUND_S
+
+
 class Transient(Exception):
-    """Worth another try: `error` is to be raised if there is none, `after_s` is a wish."""
+    """Worth another try: `error` is to be raised if there is none, `after_s` is the least wait."""
 
     def __init__(self, error: RemoteError, after_s: float | None = None) -> None:
         super().__init__(str(error))
@@ -50,17 +72,14 @@ class Retry:
     ) -> T:
         """The result of `attempt`, tried for `deadline_s` seconds at most."""
         end_s = self._clock.monotonic_s() + deadline_s
-        bound_s = FIRST_BOUND_S
+        backoff = Backoff(self._chance)
         while True:
             self._check(cancelled)
             try:
                 return attempt()
             except Transient as failed:
                 self._check(cancelled)
-                wait_s = failed.after_s
-                if wait_s is None:
-                    wait_s = self._chance.uniform(0, bound_s)
-                bound_s = min(bound_s * 2, MOST_BOUND_S)
+                wait_s = backoff.next_s(failed.after_s)
                 if self._clock.monotonic_s() + wait_s >= end_s:
                     raise failed.error from failed.__cause__
                 self._wait(wait_s, cancelled)

@@ -22,9 +22,11 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import random
+import re
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
@@ -74,6 +76,7 @@ _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"artifactfs/{__version
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OPTIONAL = frozenset({404, 405, 501})
 _MOST_RETRY_AFTER_S = 3600.0
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
 def origin_of(url: str) -> str:
@@ -527,15 +530,20 @@ def _reason(error: BaseException) -> str:
 
 
 def retry_after_s(value: str | None, clock: Clock) -> float | None:
-    """Seconds from a ``Retry-After`` header (RFC 9110 §10.2.3): a number, or a date."""
+    """Seconds from a ``Retry-After`` header (RFC 9110 §10.2.3): a number, or a date.
+
+    From 0 to `_MOST_RETRY_AFTER_S`; None if it is neither. A date without a zone is UTC.
+    """
     if not value:
         return None
-    if value.strip().isdigit():
+    if _SECONDS.fullmatch(value.strip()):
         return min(float(value), _MOST_RETRY_AFTER_S)
     try:
         date = email.utils.parsedate_to_datetime(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
         wait_s = (date - clock.now()).total_seconds()
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, IndexError):
         return None
     return min(max(wait_s, 0.0), _MOST_RETRY_AFTER_S)
 

@@ -7,6 +7,14 @@ Documented are few shapes; what stands here is what the client asks for and ever
 accept (other key names, wrapped or bare lists, times in several forms). What is missing and needed
 raises `BadAnswer` that names the field, so that nobody guesses on. Nothing here talks to the
 network or logs a value that could be secret.
+
+**One entry of a list never costs the others.** `parse` takes JSON apart where the decoder refuses
+it as a whole (nesting too deep for the stack, a token that is no JSON in one entry), and puts
+`Unreadable` in the place of the smallest part that cannot be read. What it returns can be compared,
+copied and encoded again: it is nested at most some hundred levels, and a number that Python's
+numbers do not hold stands as its text. An entry whose id, size or hash is unusable is skipped with
+a warning (`usable`). Any other field that is unusable counts as absent: times outside 1970 to 2261
+(9999 for an expiry) above all, because what computes with a time uses nanoseconds in 64 bits.
 """
 
 from __future__ import annotations
@@ -15,11 +23,11 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from sys import intern
-from typing import Any
+from typing import Any, TypeVar
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer
@@ -27,9 +35,19 @@ from artifactfs.errors import BadAnswer
 RETENTION = timedelta(days=7)
 MOST_WORDS = 300
 MOST_SIZE_BYTES = 1 << 62
+MAX_DEPTH = 100
+FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+END_OF_CREATED = datetime(2262, 1, 1, tzinfo=UTC)
+LAST_TIME = datetime.max.replace(tzinfo=UTC)
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-_SHAPELESS = (RecursionError, ValueError)
+_UNUSABLE = (ValueError, ArithmeticError, RecursionError)
+_MAX_DIGITS = 600  # int() of more can be refused (sys.set_int_max_str_digits), from 640 on
+_MAX_SPLITS = 8
+_MAX_SHOWN = 120
+_MAX_WARNED = 10_000
+_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|["\[\]{},:]', re.DOTALL)
+_CLOSED_BY = {"]": "[", "}": "{"}
 
 _ID = ("id", "artifact_id")
 _FILENAME = ("filename", "name", "file_name")
@@ -46,12 +64,165 @@ _NOTHING: Mapping[str, Any] = {}
 _log = logging.getLogger(__name__)
 
 
-def parse(body: bytes, what: str) -> Any:
+T = TypeVar("T")
+
+
+class Unreadable(str):
+    """The beginning of a part of an answer that is not JSON, or is nested too deeply."""
+
+    __slots__ = ()
+
+
+def parse(body: bytes | str, what: str) -> Any:
     """The JSON in `body`; `what` names the call in the `BadAnswer` if it is none."""
     try:
-        return json.loads(body)
-    except _SHAPELESS as error:
+        return _read(_text_of(body), _MAX_SPLITS, in_list=False)
+    except ValueError as error:
         raise BadAnswer(f"{what}: the answer is not JSON") from error
+
+
+def parse_entry(body: bytes | str) -> Any:
+    """The JSON of one entry of a list, `Unreadable` where it is none."""
+    return _read(_text_of(body), _MAX_SPLITS, in_list=True)
+
+
+def _text_of(body: bytes | str) -> str:
+    if isinstance(body, str):
+        return body
+    return body.decode(json.detect_encoding(body), "replace")
+
+
+def _whole_number(text: str) -> Any:
+    return int(text) if len(text) <= _MAX_DIGITS else text
+
+
+def _fraction(text: str) -> Any:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+_decoder = json.JSONDecoder(
+    strict=False, parse_int=_whole_number, parse_float=_fraction, parse_constant=str
+)
+
+
+def _read(text: str, splits: int, *, in_list: bool) -> Any:
+    """The value of `text`, taken apart where it cannot be read as a whole.
+
+    Raises ValueError for what is not JSON outside of a list.
+    """
+    try:
+        found = _decoder.decode(text)
+        if _is_shallow(found, MAX_DEPTH):
+            return found
+        refused = None
+    except ValueError as error:
+        refused = error
+    except RecursionError:
+        refused = None
+    text = text.strip()
+    try:
+        if splits and text.startswith("{"):
+            members = _members(text)
+            return {key: _read(value, splits - 1, in_list=in_list) for key, value in members}
+        if splits and text.startswith("["):
+            return [_read(item, splits - 1, in_list=True) for _, item in _parts(text)]
+        if refused is not None:
+            raise refused
+    except ValueError:
+        if not in_list:
+            raise
+    return Unreadable(text[:_MAX_SHOWN])
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return True
+    return levels > 0 and all(
+        _is_shallow(one, levels - 1) for one in value if type(one) is dict or type(one) is list
+    )
+
+
+def _members(text: str) -> Iterator[tuple[str, str]]:
+    for key, value in _parts(text):
+        name = None if key is None else _decoder.decode(key)
+        if not isinstance(name, str):
+            raise ValueError("a member of an object has no name")
+        yield name, value
+
+
+def _parts(text: str) -> Iterator[tuple[str | None, str]]:
+    """The members (name and value) of an object, the items (None and value) of an array.
+
+    Only brackets, strings, commas and colons are looked at. Raises ValueError where they do not
+    fit together.
+    """
+    open_brackets: list[str] = []
+    start, colon, count = 1, None, 0
+    for token in _TOKEN.finditer(text):
+        sign = token[0]
+        if sign == '"':
+            raise ValueError("a string does not end")
+        if sign in ("[", "{"):
+            open_brackets.append(sign)
+        elif sign == ":" and len(open_brackets) == 1 and colon is None:
+            colon = token.start()
+        elif sign in ("]", "}", ","):
+            if sign != "," and open_brackets.pop() != _CLOSED_BY[sign]:
+                raise ValueError("brackets do not match")
+            if len(open_brackets) > (sign == ","):
+                continue
+            key = None if colon is None or text[0] == "[" else text[start:colon]
+            value = text[start if key is None or colon is None else colon + 1 : token.start()]
+            if value.strip():
+                yield key, value
+                count += 1
+            elif sign == "," or count:
+                raise ValueError("a value is missing")
+            start, colon = token.end(), None
+            if not open_brackets:
+                break
+    if open_brackets or text[start:].strip():
+        raise ValueError("it has no end, or more behind it")
+
+
+def usable(
+    entries: Iterable[Any], read: Callable[[Any], T], what: str, warned: set[str] | None = None
+) -> Iterator[T]:
+    """What `read` makes of each entry; one that it refuses is named in a warning.
+
+    A warning that is in `warned` is not repeated.
+    """
+    for entry in entries:
+        try:
+            found = read(entry)
+        except _UNUSABLE as error:
+            _warn(f"{what} is left out, {error}: {_described(entry)}", warned)
+        else:
+            yield found
+
+
+def _warn(message: str, warned: set[str] | None) -> None:
+    if warned is not None:
+        if message in warned:
+            return
+        if len(warned) >= _MAX_WARNED:
+            warned.clear()
+        warned.add(message)
+    _log.warning("%s", message)
+
+
+def _described(entry: Any) -> str:
+    """An entry in few words, also one that is large."""
+    if isinstance(entry, dict):
+        keys = (*_ID, *_FILENAME, "job_id", "task_id", "part_number")
+        named = (entry[key] for key in keys if isinstance(entry.get(key), str | int))
+        entry = next(named, "an object without a name")
+    if isinstance(entry, list):
+        return "an array"
+    return words(repr(entry[:_MAX_SHOWN] if isinstance(entry, str) else entry)[:_MAX_SHOWN])
 
 
 def words(text: str) -> str:
@@ -72,8 +243,8 @@ class Complaint:
 def complaint(body: bytes) -> Complaint:
     """The service's own words out of an error's body, whatever that is."""
     try:
-        document = json.loads(body)
-    except _SHAPELESS:
+        document = parse(body, "")
+    except BadAnswer:
         text = body.decode("utf-8", "replace")
         if "<html" in text[:500].lower() or "<!doctype" in text[:500].lower():
             title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
@@ -93,8 +264,7 @@ def complaint(body: bytes) -> Complaint:
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:
-    value = document.get(key)
-    return value if isinstance(value, str) else ""
+    return name_of(document.get(key)) or ""
 
 
 def _first(document: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
@@ -112,21 +282,36 @@ def _mapping(document: Any, what: str) -> Mapping[str, Any]:
 
 
 def time_of(value: Any) -> datetime | None:
-    """A time in UTC from ISO 8601, with or without fraction and zone, or epoch (milli)seconds."""
-    if isinstance(value, str):
-        try:
-            parsed = datetime.fromisoformat(value.strip())
-            if parsed.tzinfo is UTC:
-                return parsed
-            return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
-        except (ValueError, OverflowError):
+    """A time in UTC from ISO 8601, with or without fraction and zone, or epoch (milli)seconds.
+
+    None if it is none, or before 1970; one past the year 9999 is `LAST_TIME`.
+    """
+    try:
+        if isinstance(value, str):
+            time = datetime.fromisoformat(value.strip())
+            if time.tzinfo is not UTC:
+                time = _in_utc(time)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            time = datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
+        else:
             return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        try:
-            return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC)
-        except (ValueError, OverflowError, OSError):
-            return None
-    return None
+    except (ValueError, OverflowError, OSError):
+        return None
+    return time if time >= FIRST_TIME else None
+
+
+def _in_utc(time: datetime) -> datetime:
+    if time.tzinfo is None:
+        return time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        return LAST_TIME if time.year > 1 else FIRST_TIME
+
+
+def created_of(time: datetime | None) -> datetime | None:
+    """`time` if something can have been made then."""
+    return time if time is not None and time < END_OF_CREATED else None
 
 
 def is_hash(text: str) -> bool:
@@ -171,33 +356,52 @@ def artifact(document: Any) -> Artifact:
                 document = inner
     if not isinstance(document, dict):
         raise ValueError("it is not an object")
-    identity = _first(document, _ID)
-    if isinstance(identity, int) and not isinstance(identity, bool):
-        identity = str(identity)
-    if not isinstance(identity, str) or not identity:
-        raise ValueError("it has no id")
-    filename = _first(document, _FILENAME)
-    created = time_of(_first(document, _CREATED)) or datetime.fromtimestamp(0, UTC)
+    filename = name_of(_first(document, _FILENAME))
+    identity = identity_of(_first(document, _ID))
+    created = created_of(time_of(_first(document, _CREATED)))
     expires = time_of(document.get("expires_at"))
     if expires is None:
-        known = _first(document, _CREATED) is not None
-        expires = created + RETENTION if known else datetime.max.replace(tzinfo=UTC)
-    external = _first(document, _EXTERNAL)
-    job = document.get("job_id")
+        expires = LAST_TIME if created is None else created + RETENTION
     more = document.keys() - _KNOWN
     return Artifact(
         id=identity,
-        filename=filename if isinstance(filename, str) and filename else identity,
-        created_at=created,
+        filename=filename or identity,
+        created_at=created or FIRST_TIME,
         expires_at=expires,
         sha256=hash_of(_first(document, _HASHES)),
         size_bytes=size_of(_first(document, _SIZE)),
         content_type=intern(_text(document, "content_type") or "application/octet-stream"),
         status=intern(_text(document, "status") or "ready"),
-        external_url=external if isinstance(external, str) and external else None,
-        job_id=str(job) if isinstance(job, str | int) else None,
+        external_url=name_of(_first(document, _EXTERNAL)) or None,
+        job_id=name_of(document.get("job_id"), numbers=True),
         metadata={key: value for key, value in document.items() if key in more} or _NOTHING,
     )
+
+
+def identity_of(value: Any) -> str:
+    """An id, which can be part of a URL; ValueError if it cannot."""
+    identity = name_of(value, numbers=True)
+    if not identity:
+        raise ValueError("it has no id")
+    if not is_text(identity):
+        raise ValueError("its id is no text")
+    return identity
+
+
+def name_of(value: Any, *, numbers: bool = False) -> str | None:
+    """A text, or where `numbers` can be names a whole number as text."""
+    if numbers and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and not isinstance(value, Unreadable) else None
+
+
+def is_text(text: str) -> bool:
+    """Whether `text` can be encoded: JSON can hold halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def answered_artifact(document: Any, what: str) -> Artifact:
@@ -224,20 +428,26 @@ def page(document: Any, what: str, keys: tuple[str, ...]) -> Page:
     entries = _first(mapping, keys)
     if not isinstance(entries, list):
         raise BadAnswer(f"{what}: the answer has no list {' or '.join(keys)}")
-    cursor = _first(mapping, ("next_cursor", "next", "next_page_token"))
-    if isinstance(cursor, int) and not isinstance(cursor, bool):
-        cursor = str(cursor)
-    return Page(tuple(entries), cursor if isinstance(cursor, str) and cursor else None)
+    return Page(tuple(entries), cursor_of(mapping, what))
 
 
-def artifacts(entries: tuple[Any, ...]) -> Iterator[Artifact]:
-    """The usable artifacts of a page; each other one is named in a warning."""
-    for entry in entries:
-        try:
-            yield artifact(entry)
-        except ValueError as error:
-            name = _first(entry, (*_ID, *_FILENAME)) if isinstance(entry, dict) else entry
-            _log.warning("an artifact is left out, %s: %s", error, words(repr(name))[:120])
+def cursor_of(mapping: Mapping[str, Any], what: str) -> str | None:
+    """Where the next page is. Raises `BadAnswer` for what cannot be asked for.
+
+    It is not taken for the end of the list: what is on the pages to come would seem to be gone.
+    """
+    value = _first(mapping, ("next_cursor", "next", "next_page_token"))
+    cursor = name_of(value, numbers=True)
+    if cursor is None and value:
+        raise BadAnswer(f"{what}: the answer has no usable next_cursor: {_described(value)}")
+    if cursor and not is_text(cursor):
+        raise BadAnswer(f"{what}: the answer has no usable next_cursor: it is no text")
+    return cursor or None
+
+
+def artifacts(entries: Iterable[Any], warned: set[str] | None = None) -> Iterator[Artifact]:
+    """The usable artifacts of a page; each other one is named in a warning, see `usable`."""
+    return usable(entries, artifact, "an artifact", warned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,15 +556,15 @@ def part_urls(document: Any, what: str) -> tuple[PartUrl, ...]:
     parts = _mapping(document, what).get("parts", [])
     if not isinstance(parts, list):
         raise BadAnswer(f"{what}: parts is not a list")
-    found = []
-    for part in parts:
-        mapping = _mapping(part, what)
-        url = _first(mapping, ("url", "upload_url"))
-        if not _is_url(url):
-            raise BadAnswer(f"{what}: a part has no usable url")
-        number = _count(mapping, "part_number", what)
-        found.append(PartUrl(number, url, _headers(mapping.get("headers"), what)))
-    return tuple(found)
+    return tuple(usable(parts, _part_url, f"{what}: a part"))
+
+
+def _part_url(document: Any) -> PartUrl:
+    mapping = _entry(document)
+    url = _first(mapping, ("url", "upload_url"))
+    if not _is_url(url):
+        raise ValueError("it has no usable url")
+    return PartUrl(_number_of(mapping), url, _headers_of(mapping.get("headers")))
 
 
 def multipart_state(document: Any) -> MultipartState:
@@ -364,20 +574,33 @@ def multipart_state(document: Any) -> MultipartState:
     uploaded = mapping.get("uploaded", [])
     if not isinstance(uploaded, list):
         raise BadAnswer(f"{what}: uploaded is not a list")
-    parts = []
-    for entry in uploaded:
-        part = _mapping(entry, what)
-        etag = _text(part, "etag")
-        if not etag:
-            raise BadAnswer(f"{what}: an uploaded part has no etag")
-        number, size = _count(part, "part_number", what), part.get("size", 0)
-        parts.append(UploadedPart(number, size if isinstance(size, int) else 0, etag))
     return MultipartState(
         status=_text(mapping, "status"),
         part_size_bytes=_count(mapping, "part_size", what),
         part_count=_count(mapping, "part_count", what),
-        uploaded=tuple(parts),
+        uploaded=tuple(usable(uploaded, _uploaded, f"{what}: an uploaded part")),
     )
+
+
+def _uploaded(document: Any) -> UploadedPart:
+    mapping = _entry(document)
+    etag = _text(mapping, "etag")
+    if not etag:
+        raise ValueError("it has no etag")
+    return UploadedPart(_number_of(mapping), size_of(mapping.get("size")) or 0, etag)
+
+
+def _entry(document: Any) -> Mapping[str, Any]:
+    if not isinstance(document, dict):
+        raise ValueError("it is not an object")
+    return document
+
+
+def _number_of(mapping: Mapping[str, Any]) -> int:
+    value = mapping.get("part_number")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= MOST_SIZE_BYTES:
+        raise ValueError("it has no usable part_number")
+    return value
 
 
 def _is_url(value: Any) -> bool:
@@ -392,13 +615,20 @@ def _count(mapping: Mapping[str, Any], key: str, what: str) -> int:
 
 
 def _headers(value: Any, what: str) -> Mapping[str, str]:
+    try:
+        return _headers_of(value)
+    except ValueError as error:
+        raise BadAnswer(f"{what}: {error}") from error
+
+
+def _headers_of(value: Any) -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadAnswer(f"{what}: headers is not an object")
+        raise ValueError("headers is not an object")
     headers = {str(name): str(content) for name, content in value.items()}
-    if any(ord(c) < 32 for pair in headers.items() for text in pair for c in text):
-        raise BadAnswer(f"{what}: a header holds control characters")
+    if any(not 31 < ord(c) < 256 for pair in headers.items() for text in pair for c in text):
+        raise ValueError("a header holds characters that no header can hold")
     return headers
 
 

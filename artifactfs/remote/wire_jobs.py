@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,12 +18,25 @@ from typing import Any
 
 from artifactfs.errors import BadAnswer
 from artifactfs.job import Change, Job, Task
-from artifactfs.remote.wire import Page, page, parse, time_of, words
+from artifactfs.remote.wire import (
+    MOST_SIZE_BYTES,
+    Page,
+    created_of,
+    identity_of,
+    is_text,
+    name_of,
+    page,
+    parse,
+    time_of,
+    usable,
+    words,
+)
 
 _JOB_LISTS = ("jobs", "items", "data")
 TASK_LISTS = ("tasks", "items", "data")
 _PROJECT_LISTS = ("projects", "items", "data")
 MOST_WARNINGS = 100
+_MAX_STEPS = 1e300  # what a float holds
 
 _JOB_ID = ("job_id", "id")
 _TASK_ID = ("task_id", "id")
@@ -48,9 +60,8 @@ def _value(document: Raw, keys: tuple[str, ...]) -> Any:
 
 
 def _name(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    return str(value) or None
+    name = name_of(value, numbers=True)
+    return name if name and is_text(name) else None
 
 
 def _line(value: Any) -> str | None:
@@ -64,16 +75,19 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _whole(value: Any, least: int = 0) -> int | None:
+    """A whole number that 64 bits hold."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if least <= value <= MOST_SIZE_BYTES else None
 
 
 def _part(value: Any, *, of_hundred: bool = False) -> float | None:
     """A part of the whole, 0 to 1; numbers above 1 are percents."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    part = value / 100 if of_hundred or value > 1 else float(value)
-    return min(max(part, 0.0), 1.0)
+    value = min(max(value, 0), 100)
+    return min(value / 100 if of_hundred or value > 1 else float(value), 1.0)
 
 
 def _progress(value: Any) -> tuple[float | None, str | None]:
@@ -85,7 +99,8 @@ def _progress(value: Any) -> tuple[float | None, str | None]:
     doing = _line(_value(value, _DOING))
     step, total = _value(value, ("step", "current", "done")), _value(value, ("total", "steps"))
     if isinstance(step, int | float) and isinstance(total, int | float) and total > 0:
-        return _part(min(1.0, step / total)), doing
+        step, total = min(step, _MAX_STEPS), min(total, _MAX_STEPS)
+        return (1.0 if step >= total else max(step, 0) / total), doing
     for key in _FRACTION:
         part = _part(value.get(key), of_hundred=key.startswith(("percent", "pct")))
         if part is not None:
@@ -106,9 +121,7 @@ def job(document: Any, job_id: str | None = None) -> Job:
     document = _unwrapped(document, ("job", "data"), (*_JOB_ID, "status"))
     if not isinstance(document, dict):
         raise ValueError("it is not an object")
-    identity = job_id or _name(_value(document, ("id", "job_id")))
-    if identity is None:
-        raise ValueError("it has no id")
+    identity = job_id or identity_of(_value(document, ("id", "job_id")))
     progress, _ = _progress(_value(document, ("progress", "latest_progress")))
     project = document.get("project")
     if isinstance(project, dict):
@@ -118,7 +131,7 @@ def job(document: Any, job_id: str | None = None) -> Job:
         id=identity,
         status=words(status).lower() or None if isinstance(status, str) else None,
         project=_name(project if project is not None else document.get("project_name")),
-        created_at=time_of(_value(document, _CREATED)),
+        created_at=created_of(time_of(_value(document, _CREATED))),
         changed_at=_latest(document),
         error=_line(document.get("error")),
         recommended_action=_line(document.get("recommended_action")),
@@ -129,7 +142,7 @@ def job(document: Any, job_id: str | None = None) -> Job:
 
 
 def _latest(document: Raw) -> datetime | None:
-    times = [time_of(document.get(key)) for key in _CHANGED]
+    times = [created_of(time_of(document.get(key))) for key in _CHANGED]
     return max((time for time in times if time is not None), default=None)
 
 
@@ -138,13 +151,9 @@ def jobs_page(body: bytes, what: str) -> Page:
     return page(parse(body, what), what, _JOB_LISTS)
 
 
-def jobs(entries: tuple[Any, ...]) -> Iterator[Job]:
-    """The usable jobs of a page; each other one is named in a warning."""
-    for entry in entries:
-        try:
-            yield job(entry)
-        except ValueError as error:
-            _log.warning("a job is left out, %s: %s", error, words(repr(entry))[:120])
+def jobs(entries: tuple[Any, ...], warned: set[str] | None = None) -> Iterator[Job]:
+    """The usable jobs of a page; each other one is named in a warning, see `wire.usable`."""
+    return usable(entries, job, "a job", warned)
 
 
 def answered_job(data: bytes, job_id: str) -> Job:
@@ -164,12 +173,16 @@ def projects_page(body: bytes, what: str) -> Page:
     return page(parse(body, what), what, _PROJECT_LISTS)
 
 
-def projects(entries: tuple[Any, ...]) -> Iterator[str]:
-    """The names of a page of projects."""
-    for entry in entries:
-        name = _value(entry, ("name", "id", "project")) if isinstance(entry, dict) else entry
-        if isinstance(name, str) and name:
-            yield name
+def projects(entries: tuple[Any, ...], warned: set[str] | None = None) -> Iterator[str]:
+    """The names of a page of projects; each other entry is named in a warning, see `usable`."""
+    return usable(entries, _project, "a project", warned)
+
+
+def _project(entry: Any) -> str:
+    name = _value(entry, ("name", "id", "project")) if isinstance(entry, dict) else entry
+    if not isinstance(name, str) or not (name := _name(name) or ""):
+        raise ValueError("it has no name")
+    return name
 
 
 def task(document: Raw, place: int | None = None) -> Task:
@@ -186,7 +199,7 @@ def task(document: Raw, place: int | None = None) -> Task:
         status=words(status).lower() or None if isinstance(status, str) else None,
         attempt=_whole(_value(document, _ATTEMPT)),
         error=_line(document.get("error")),
-        exit_code=_whole(document.get("exit_code")),
+        exit_code=_whole(document.get("exit_code"), -MOST_SIZE_BYTES),
         output=_text(document.get("output")),
         output_tail=_text(tail),
         progress=progress,
@@ -195,20 +208,35 @@ def task(document: Raw, place: int | None = None) -> Task:
     )
 
 
-def tasks_of(data: bytes, what: str) -> list[Raw]:
-    """The raw tasks in the answer of GET /jobs/<id>/tasks. Raises `BadAnswer`."""
+def tasks_of(
+    data: bytes, what: str, warned: set[str] | None = None
+) -> tuple[tuple[Task, Raw], ...]:
+    """The tasks in the answer of GET /jobs/<id>/tasks, in the service's order, each with its JSON.
+
+    What is no task is named in a warning. Raises `BadAnswer`.
+    """
     document = parse(data, what)
     entries = document if isinstance(document, list) else None
     if isinstance(document, dict):
         entries = _value(document, TASK_LISTS)
     if not isinstance(entries, list):
         raise BadAnswer(f"{what}: the answer has no list {' or '.join(TASK_LISTS)}")
-    return [entry for entry in entries if isinstance(entry, dict)]
+    return tuple(_tasks(entries, warned, numbered=True))
 
 
-def tasks(entries: list[Raw]) -> tuple[Task, ...]:
-    """All tasks of a job, in the service's order."""
-    return tuple(task(entry, place) for place, entry in enumerate(entries))
+def _tasks(
+    entries: list[Any], warned: set[str] | None, *, numbered: bool
+) -> Iterator[tuple[Task, Raw]]:
+    """Each task with its JSON. `numbered`: without an index its place in the list is its index."""
+    places = iter(range(len(entries)))
+
+    def read(entry: Any) -> tuple[Task, Raw]:
+        place = next(places)
+        if not isinstance(entry, dict):
+            raise ValueError("it is not an object")
+        return task(entry, place if numbered else None), entry
+
+    return usable(entries, read, "a task", warned)
 
 
 def change(kind: str, data: str, job_id: str | None = None) -> Change | None:
@@ -217,8 +245,8 @@ def change(kind: str, data: str, job_id: str | None = None) -> Change | None:
     `job_id` is whose stream it is, where it is one job's.
     """
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = parse(data, "an event")
+    except BadAnswer:
         _log.debug("an event %s is not JSON", words(kind))
         return None
     document = _unwrapped(document, ("data", "payload"), (*_JOB_ID, *_TASK_ID, *_DELTAS, "job"))
@@ -232,11 +260,7 @@ def change(kind: str, data: str, job_id: str | None = None) -> Change | None:
     if isinstance(deltas, list):
         # Only where it is all of them is a task's place its index.
         whole = "tasks" in document and (kind == "snapshot" or isinstance(inner, dict))
-        found = tuple(
-            task(entry, place if whole else None)
-            for place, entry in enumerate(deltas)
-            if isinstance(entry, dict)
-        )
+        found = tuple(one for one, _ in _tasks(deltas, set(), numbered=whole))
     elif isinstance(single := document.get("task"), dict):
         whole, found = False, (task(single),)
     elif kind.startswith("task") or "task_id" in document or "live_feedback" in document:
@@ -295,8 +319,8 @@ def output(data: bytes, content_type: str) -> bytes:
     if "json" not in content_type.lower():
         return data
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
+        document = parse(data, "an output")
+    except BadAnswer:
         return data
     if isinstance(document, str):
         return document.encode("utf-8", "replace")

@@ -58,18 +58,18 @@ def page(body: bytes, what: str) -> wire.Page:
         found = _page.decode(body)
     except _UNLIKE:
         return wire.page(wire.parse(body, what), what, LISTS)
-    return wire.Page(tuple(found.artifacts), found.next_cursor or None)
+    return wire.Page(tuple(found.artifacts), wire.cursor_of({"next": found.next_cursor}, what))
 
 
-def artifacts(entries: tuple[Any, ...]) -> Iterator[Artifact]:
-    """The usable artifacts of a page; each other one is named in a warning."""
+def artifacts(entries: tuple[Any, ...], warned: set[str] | None = None) -> Iterator[Artifact]:
+    """The usable artifacts of a page; each other one is named in a warning, see `wire.usable`."""
     for entry in entries:
         if type(entry) is not msgspec.Raw:
-            yield from wire.artifacts((entry,))
+            yield from wire.artifacts((entry,), warned)
         elif (found := _read(entry)) is not None:
             yield found
         else:
-            yield from wire.artifacts((wire.parse(bytes(entry), "an artifact"),))
+            yield from wire.artifacts((wire.parse_entry(bytes(entry)),), warned)
 
 
 def _read(entry: msgspec.Raw) -> Artifact | None:
@@ -80,6 +80,8 @@ def _read(entry: msgspec.Raw) -> Artifact | None:
         return None
     created, expires = one.created_at, one.expires_at
     if created.tzinfo is not UTC or expires.tzinfo is not UTC or not wire.is_hash(one.sha256):
+        return None
+    if not wire.FIRST_TIME <= created < wire.END_OF_CREATED or expires < wire.FIRST_TIME:
         return None
     return Artifact(
         one.id, one.filename, created, expires, one.sha256, one.size,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,7 @@ def test_what_was_uploaded_is_downloaded(client: Client, size: int) -> None:
         "job_id": None,
     }
     assert re.fullmatch(r"art_[0-9a-f]+", artifact["id"])
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", artifact["created_at"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", artifact["created_at"])
     answer = client.get(f"artifacts/{artifact['id']}")
     assert answer.status_code == 200
     assert answer.content == data
@@ -358,3 +361,28 @@ def test_a_content_that_is_missing_from_the_disk_is_gone_not_an_error(
     answer = client.get(f"artifacts/{artifact['id']}")
     assert answer.status_code == 410
     assert code_of(answer) == "gone"
+
+
+def test_an_index_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """There a time of creation had whole seconds, and the index did not know the last one."""
+    with LocalController(tmp_path / "data") as running:
+        running.make_artifact("a", b"old", created=1_795_435_200)
+        owner = Client(running.url, running.token)
+        owner.upload(b"old too", "a")
+        owner.close()
+    index = tmp_path / "data" / "index.sqlite"
+    with contextlib.closing(sqlite3.connect(index)) as database:
+        database.execute("DELETE FROM facts WHERE name = 'last_created'")
+        database.execute(
+            "UPDATE artifacts SET document = CAST(replace(document, '.000000Z', 'Z') AS BLOB)"
+        )
+        database.commit()
+    with LocalController(tmp_path / "data") as running:
+        owner = Client(running.url, running.token)
+        made = [owner.upload(b"new", "a")["id"] for _ in range(3)]
+        listed = owner.listed()
+        owner.close()
+    assert [one["id"] for one in listed][:3] == made[::-1]
+    assert listed[-1]["created_at"] == "2026-11-23T12:00:00Z"
+    moments = [datetime.fromisoformat(one["created_at"]) for one in listed]
+    assert moments == sorted(set(moments), reverse=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.index import Index
+from artifactfs.controller.index import Index, next_created_us
 
 ADD = "INSERT INTO secrets VALUES (?, ?)"
 
@@ -87,3 +87,41 @@ def test_a_caller_who_no_longer_waits_disturbs_nobody(index: Index) -> None:
 
     run(act)
     assert count(index) == 2
+
+
+def test_each_time_of_creation_is_later_also_when_the_clock_goes_back(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock_us = [1_000_000]
+    monkeypatch.setattr(
+        "artifactfs.controller.index.time.time_ns", lambda: clock_us[0] * 1000 + 999
+    )
+
+    async def take(count: int) -> int:
+        return await index.write(lambda database: next_created_us(database, count))
+
+    async def act() -> None:
+        assert await take(1) == 1_000_000
+        assert await take(1) == 1_000_001
+        clock_us[0] = 5
+        assert await take(10) == 1_000_002
+        assert await take(1) == 1_000_012
+        clock_us[0] = 2_000_000
+        assert await take(3) == 2_000_000
+        assert await take(1) == 2_000_003
+
+    run(act)
+
+
+def test_a_change_that_is_undone_takes_no_time(index: Index) -> None:
+    def fails(database: sqlite3.Connection) -> None:
+        next_created_us(database, 1_000_000_000)
+        raise KeyError("on purpose")
+
+    async def act() -> None:
+        first = await index.write(lambda database: next_created_us(database, 1))
+        with pytest.raises(KeyError):
+            await index.write(fails)
+        assert await index.write(lambda database: next_created_us(database, 1)) < first + 10**9
+
+    run(act)

@@ -62,8 +62,8 @@ def test_times_and_jobs_can_be_given(
     made = controller.make_artifact("t", account=account, created=4e9, expires_in_s=60, job_id="j")
     (shown,) = client.listed()
     assert shown["id"] == made
-    assert shown["created_at"] == "2096-10-02T07:06:40Z"
-    assert shown["expires_at"] == "2096-10-02T07:07:40Z"
+    assert shown["created_at"] == "2096-10-02T07:06:40.000000Z"
+    assert shown["expires_at"] == "2096-10-02T07:07:40.000000Z"
     assert shown["job_id"] == "j"
 
 

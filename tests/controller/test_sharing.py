@@ -131,6 +131,32 @@ def blobs(bucket_url: str) -> set[str]:
     return {one["Key"].rpartition("/")[2] for one in found}
 
 
+def test_the_later_of_two_is_newer_whichever_controller_made_it(
+    both: tuple[Service, Service],
+) -> None:
+    """The order of the list, which is that of making, is the order of the times of creation."""
+    sent = both[0].upload("same", b"same")
+    assert sent["filename"] == "same"
+
+    def bring(number: int) -> str:
+        service = both[number % 2]
+        if number % 4 < 2:
+            return str(service.upload("same", b"same")["id"])
+        answer = service.done("POST", "artifacts/direct", json=announced("same", b"same"))
+        return str(answer["artifact"]["id"])
+
+    one_by_one = [bring(number) for number in range(8)]
+    with ThreadPoolExecutor(6) as pool:
+        ids = [sent["id"], *one_by_one, *pool.map(bring, range(40))]
+    assert len(set(ids)) == 49
+    page = both[1].done("GET", "artifacts?limit=10000")["artifacts"]
+    found = [one for one in page if one["filename"] == "same"]
+    created = [one["created_at"] for one in found]
+    assert len(set(created)) == 49
+    assert created == sorted(created, reverse=True)
+    assert [one["id"] for one in found][::-1][:9] == ids[:9]
+
+
 def test_what_one_was_given_the_other_has(both: tuple[Service, Service]) -> None:
     one, two = both
     made = one.upload("given", b"to one")

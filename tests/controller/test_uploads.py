@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -124,17 +125,115 @@ def test_a_put_without_the_headers_that_came_with_the_url_is_refused(client: Cli
 
 
 @pytest.mark.parametrize("way", ["direct", "multipart"])
-def test_a_content_that_is_there_is_not_sent_again(client: Client, way: str) -> None:
+@pytest.mark.parametrize("name", ["one", "two", ""])
+def test_a_content_that_is_there_becomes_a_new_artifact_without_being_sent(
+    client: Client, way: str, name: str
+) -> None:
     data = some(1000)
-    artifact = client.upload(data, "one")
-    same = client.begin(way, data, "one")
-    assert same == {"status": "exists", "artifact": artifact}
-    other = client.begin(way, data, "two")
-    assert other["status"] == "exists"
-    assert other["artifact"]["filename"] == "two"
-    assert other["artifact"]["id"] != artifact["id"]
-    assert client.get(f"artifacts/{other['artifact']['id']}").content == data
-    assert len(client.listed()) == 2
+    first = client.upload(data, "one")
+    before = datetime.now(UTC)
+    answer = client.begin(way, data, name)
+    assert answer["status"] == "exists"
+    made = answer["artifact"]
+    assert made["id"] != first["id"]
+    assert made["filename"] == (name or made["id"])
+    assert made["job_id"] is None
+    created, expires = times(made)
+    assert before <= created <= datetime.now(UTC)
+    assert expires - created == times(first)[1] - times(first)[0]
+    assert client.get(f"artifacts/{made['id']}").content == data
+    assert [one["id"] for one in client.listed()] == [made["id"], first["id"]]
+
+
+@pytest.mark.parametrize("way", ["plain", "direct", "multipart"])
+def test_a_revert_is_the_newest_of_its_name(client: Client, way: str) -> None:
+    old, new = some(1000), some(1001)
+    client.upload(old, "a")
+    client.upload(new, "a")
+    client.upload(old, "a") if way == "plain" else client.begin(way, old, "a")
+    listed = client.listed()
+    assert max(listed, key=lambda one: times(one)[0])["sha256"] == sha256(old)
+    assert [one["size"] for one in listed] == [1000, 1001, 1000]
+
+
+def test_many_uploads_of_one_content_are_as_many_artifacts_each_later(client: Client) -> None:
+    data = some(1000)
+    client.upload(data, "a")
+    ways = ["plain", "direct", "multipart"] * 20
+
+    def bring(way: str) -> str:
+        one = Client(client.url, client.token)
+        try:
+            if way == "plain":
+                return str(one.upload(data, "a")["id"])
+            return str(one.begin(way, data, "a")["artifact"]["id"])
+        finally:
+            one.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(bring, ways))
+    assert len(ids) == len(ways)
+    moments = [times(one)[0] for one in client.listed()]
+    assert len(set(moments)) == len(ways) + 1
+    assert moments == sorted(moments, reverse=True)
+
+
+def test_an_upload_that_is_not_complete_is_no_content(client: Client) -> None:
+    data = some(1000)
+    ticket = client.begin("direct", data)
+    put(ticket["upload_url"], data)
+    assert client.begin("direct", data)["status"] == "upload"
+
+
+def test_an_expired_content_has_to_be_sent(controller: LocalController, client: Client) -> None:
+    data = some(1000)
+    made = client.upload(data, "a")
+    controller.dev(f"artifacts/{made['id']}", {"expires_in_s": -1})
+    assert client.begin("direct", data, "a")["status"] == "upload"
+
+
+def test_what_exists_stays_while_contents_are_let_go(
+    controller: LocalController, client: Client
+) -> None:
+    """Whatever is answered with `exists` can be read, also if the old artifact expires then."""
+    data = some(1000)
+
+    def bring() -> str:
+        one = Client(client.url, client.token)
+        try:
+            answer = one.begin("direct", data, "a")
+            found = one.upload(data, "a") if answer["status"] == "upload" else answer["artifact"]
+            return str(found["id"])
+        finally:
+            one.close()
+
+    last = client.upload(data, "a")["id"]
+    for _ in range(10):
+        with ThreadPoolExecutor(3) as pool:
+            brought = pool.submit(bring)
+            controller.dev(f"artifacts/{last}", {"expires_in_s": -1})
+            controller.dev("clean", {})
+            last = brought.result()
+        assert client.get(f"artifacts/{last}").content == data
+
+
+def test_a_content_that_was_never_read_stays_for_its_second_artifact(
+    controller: LocalController,
+) -> None:
+    data = some(1003)
+    first, second = (controller.make_artifact("seed", data) for _ in range(2))
+    controller.dev(f"artifacts/{first}", {"expires_in_s": -1})
+    controller.dev("clean", {})
+    owner = Client(controller.url, controller.token)
+    try:
+        assert owner.get(f"artifacts/{second}").content == data
+    finally:
+        owner.close()
+
+
+def times(artifact: dict[str, Any]) -> tuple[datetime, datetime]:
+    created, expires = artifact["created_at"], artifact["expires_at"]
+    return datetime.fromisoformat(created), datetime.fromisoformat(expires)
 
 
 def test_another_accounts_content_has_to_be_sent(

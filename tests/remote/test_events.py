@@ -66,6 +66,28 @@ def test_a_stream_is_resumed_where_it_broke() -> None:
     assert all("Bearer flk_x" in head for head in server.heads)
 
 
+@pytest.mark.parametrize("retry", ["retry: 0\n\n", "retry: 00\n\n", ""])
+def test_a_stream_that_ends_after_each_event_is_not_asked_for_all_the_time(
+    retry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    class Noting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    with Scripted(stream(f"{retry}id: 1\ndata: again\n\n")) as server:
+        one = service(server)
+        followed = one.jobs.stream("j")
+        monkeypatch.setattr(followed, "_closed", Noting())
+        followed.follow(lambda _: len(server.heads) < 12)
+        one.close()
+    assert len(waits) == 11
+    assert min(waits) >= 0.05
+    assert sum(waits) > 1
+
+
 @pytest.mark.parametrize(
     ("reply", "error"),
     [

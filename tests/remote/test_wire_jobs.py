@@ -37,7 +37,7 @@ def test_no_json_breaks_the_reading(document: Any) -> None:
     list(wire_jobs.jobs((document,)))
     list(wire_jobs.projects((document,)))
     try:
-        wire_jobs.tasks(wire_jobs.tasks_of(text.encode(), "GET"))
+        wire_jobs.tasks_of(text.encode(), "GET")
         wire_jobs.answered_job(text.encode(), "job_1")
     except BadAnswer as error:
         assert "GET" in str(error)
