@@ -37,7 +37,7 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -291,6 +291,13 @@ class FaultProxy(Listening):
             self._connection_rules.append(rule)
         return rule
 
+    def decide_with(self, decide: Callable[[Request], Fault]) -> Rule:
+        """Add a rule for all requests whose fault is made for each of them."""
+        rule = Rule(decide, times=-1)
+        with self._lock:
+            self._rules.append(rule)
+        return rule
+
     def heal(self) -> None:
         """Forget all rules, and what has expired. What stalls goes on stalling."""
         with self._lock:
@@ -327,11 +334,13 @@ class FaultProxy(Listening):
             self.counts[request.method, request.path] += 1
             self.requests.append(request)
             self.heads.append(request.head)
-            for rule in self._rules:
-                if rule.match.matches(request) and rule.take():
-                    return rule.fault  # type: ignore[no-any-return]
-            if request.target in self._expired:
-                return Fault(status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
+            rules = (one for one in self._rules if one.match.matches(request) and one.take())
+            rule = next(rules, None)
+            expired = request.target in self._expired
+        if rule is not None:
+            return rule.fault(request) if callable(rule.fault) else rule.fault
+        if expired:
+            return Fault(status=403, body=b"<Error><Code>AccessDenied</Code></Error>")
         return Fault()
 
     # Connections
@@ -400,6 +409,7 @@ class FaultProxy(Listening):
         self.pause(fault.delay_s)
         if fault.silent:
             self.stall()
+        request = _as_asked(request, fault)
         sent = _Stream(self, link, fault.request, lambda piece: None)
         if fault.raw is not None:
             link.skip_body(sent)
@@ -427,9 +437,7 @@ class FaultProxy(Listening):
                 request.method, request.target, skip_host=True, skip_accept_encoding=True
             )
             for name, value in request.lines:
-                if name.lower() == "range":
-                    value = _range_for(value, fault)
-                if value and name.lower() not in HOP_BY_HOP | {"expect"}:
+                if name.lower() not in HOP_BY_HOP | {"expect"}:
                     upstream.putheader(name, value)
             if "transfer-encoding" in request.headers:
                 upstream.putheader("Transfer-Encoding", "chunked")
@@ -666,7 +674,8 @@ class _Link(io.RawIOBase):
         headers, body, length = list(answer.headers), answer.body, answer.length
         bare = request.method == "HEAD" or answer.status in (204, 304)
         if fault.status is None:
-            headers = [pair for pair in headers if pair[0] not in fault.headers]
+            changed = {name.lower() for name in fault.headers}
+            headers = [pair for pair in headers if pair[0].lower() not in changed]
             headers += [(name, value) for name, value in fault.headers.items() if value is not None]
         headers = [(name, _shifted(name, value, fault.shift_range)) for name, value in headers]
         if fault.gzip and not bare:
@@ -744,16 +753,20 @@ def _body_fault(fault: Fault) -> StreamFault:
     return StreamFault(**{one.name: getattr(fault, one.name) for one in fields(StreamFault)})
 
 
-def _range_for(value: str, fault: Fault) -> str:
-    """The range that the service is asked for; empty for none."""
-    if fault.drop_range:
-        return ""
+def _as_asked(request: Request, fault: Fault) -> Request:
+    """The request with the range that the service is asked for."""
+    value = request.headers.get("range")
+    if value is None or not (fault.drop_range or fault.shorten_range_to):
+        return request
     found = re.fullmatch(r"bytes=(\d+)-(\d*)", value)
-    if fault.shorten_range_to is None or found is None:
-        return value
-    start = int(found[1])
-    last = start + fault.shorten_range_to - 1
-    return f"bytes={start}-{min(last, int(found[2] or last))}"
+    others = {name: value for name, value in request.headers.items() if name != "range"}
+    lines = [pair for pair in request.lines if pair[0].lower() != "range"]
+    if not fault.drop_range and fault.shorten_range_to is not None and found is not None:
+        start = int(found[1])
+        last = start + fault.shorten_range_to - 1
+        others["range"] = f"bytes={start}-{min(last, int(found[2] or last))}"
+        lines.append(("Range", others["range"]))
+    return replace(request, headers=others, lines=lines)
 
 
 def _shifted(name: str, value: str, by: int) -> str:

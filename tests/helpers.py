@@ -11,7 +11,7 @@ T = TypeVar("T")
 INTERVAL_S = 0.01
 
 
-def wait_until(condition: Callable[[], T], within_s: float = 10.0, what: str = "") -> T:
+def wait_until(condition: Callable[[], T], within_s: float = 30.0, what: str = "") -> T:
     """Return the first true value of `condition`; fail if there is none in time."""
     deadline_s = time.monotonic() + within_s
     while not (value := condition()):

@@ -19,6 +19,7 @@ import pytest
 from tests.fault_proxy import (
     LOGIN_PAGE,
     Answer,
+    Fault,
     FaultProxy,
     Request,
     Scripted,
@@ -147,6 +148,11 @@ def test_rules_match_by_method_path_pattern_range_and_use(proxy: FaultProxy) -> 
 def test_rules_are_skipped_and_used_up(proxy: FaultProxy) -> None:
     proxy.break_with(status=500, skip=1, times=2)
     assert [got(proxy)[0].status for _ in range(5)] == [200, 500, 500, 200, 200]
+
+
+def test_a_fault_is_made_for_each_request(proxy: FaultProxy) -> None:
+    proxy.decide_with(lambda request: Fault(status=int(request.path[1:])))
+    assert [got(proxy, path)[0].status for path in ("/404", "/503")] == [404, 503]
 
 
 # The answer's body
@@ -285,18 +291,16 @@ def test_another_range_is_named_than_the_one_that_comes(proxy: FaultProxy) -> No
     assert body == DATA[10:20]
 
 
-def test_a_range_is_shorter_than_asked(server: FaultProxy) -> None:
-    with FaultProxy(server.url) as proxy:
-        proxy.break_with(shorten_range_to=4)
-        response, body = got(proxy, Range="bytes=10-19")
+def test_a_range_is_shorter_than_asked(proxy: FaultProxy) -> None:
+    proxy.break_with(shorten_range_to=4)
+    response, body = got(proxy, Range="bytes=10-19")
     assert (response.status, body) == (206, DATA[10:14])
     assert response.headers["Content-Range"] == f"bytes 10-13/{len(DATA)}"
 
 
-def test_a_range_is_ignored(server: FaultProxy) -> None:
-    with FaultProxy(server.url) as proxy:
-        proxy.break_with(drop_range=True)
-        response, body = got(proxy, Range="bytes=10-19")
+def test_a_range_is_ignored(proxy: FaultProxy) -> None:
+    proxy.break_with(drop_range=True)
+    response, body = got(proxy, Range="bytes=10-19")
     assert (response.status, body) == (200, DATA)
 
 
