@@ -172,27 +172,36 @@ def kept_by(mounted: Mounted, search_s: float = SEARCH_S) -> list[str]:
 
     A mount namespace that was made meanwhile (a container's, a service's, unshare(1)'s) has copies
     of all mounts, and a bind mount is one, too. The file system lives as long as any of them, and
-    so does its driver. One process is named for each namespace.
+    so does its driver, whether the copy is used or not. One process is named for each namespace:
+    one that uses the copy, or else one of those that could.
     """
     deadline = time.monotonic() + search_s
-    seen: set[bytes] = set()
-    kept = []
+    copies: dict[bytes, Path | None] = {}
+    named: dict[bytes, tuple[str, bool]] = {}
     for process in processes():
         if time.monotonic() > deadline:
             break
         for namespace in _read_link(process / "ns/mnt"):
-            if namespace in seen:
+            if namespace not in copies:
+                with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+                    copies[namespace] = _copy_seen_by(process, mounted)
+            place = copies.get(namespace)
+            _, is_used = named.get(namespace, ("", False))
+            if place is None or is_used:
                 continue
-            seen.add(namespace)
-            with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
-                same = [
-                    one.mountpoint
-                    for one in mounts(process / "mountinfo")
-                    if (one.connection, one.source) == (mounted.connection, mounted.source)
-                ]
-                if same:
-                    kept.append(f"{_name_of(process)} ({process.name}) at {same[0]}")
-    return kept
+            uses = any(_lies_below(held, os.fsencode(place)) for held in _held_by(process))
+            if uses or namespace not in named:
+                words = f"{_name_of(process)} ({process.name}) at {place}"
+                named[namespace] = words + ("" if uses else ", a copy that is not in use"), uses
+    return [words for words, _ in named.values()]
+
+
+def _copy_seen_by(process: Path, mounted: Mounted) -> Path | None:
+    """Where the mount namespace of a process has a copy of `mounted`."""
+    for one in mounts(process / "mountinfo"):
+        if (one.connection, one.source) == (mounted.connection, mounted.source):
+            return one.mountpoint
+    return None
 
 
 def _users_in_words(location: Path) -> str:

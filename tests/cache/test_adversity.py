@@ -27,7 +27,7 @@ from artifactfs.fallocate import fallocate
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 __all__ = ["cache"]
 OTHER = bytes(reversed(DATA))

@@ -39,7 +39,7 @@ from artifactfs.errors import ArtifactfsError, Cancelled
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.cache.faulty_origin import BEARABLE, FINAL, FORGING, Fault, Origin
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AT_ONCE = 32

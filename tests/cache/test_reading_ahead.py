@@ -11,7 +11,7 @@ import pytest
 from artifactfs.cache import Content, Store
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 MIB = 1 << 20
 DATA = random.Random(2).randbytes(40 * MIB)

@@ -33,7 +33,7 @@ from artifactfs.errors import (
 )
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of, broken
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 
 class Cache:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -50,13 +49,6 @@ def artifact(
             **more,
         }
     )
-
-
-def wait_until(condition: Callable[[], Any], within_s: float = 10.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"did not come true in {within_s} s"
-        time.sleep(0.002)
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from itertools import pairwise
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
+from tests.helpers import wait_until
 
 from .clock import HandClock
-from .conftest import Lister, artifact, wait_until
+from .conftest import Lister, artifact
 
 
 def test_our_own_upload_shows_at_once(catalog: Catalog) -> None:

@@ -11,9 +11,10 @@ import pytest
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.refresh import OVERDUE_S
 from artifactfs.errors import Unreachable
+from tests.helpers import wait_until
 
 from .clock import HandClock
-from .conftest import Lister, artifact, wait_until
+from .conftest import Lister, artifact
 
 
 @pytest.fixture

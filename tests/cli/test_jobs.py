@@ -18,7 +18,8 @@ from artifactfs.cli import cli
 from artifactfs.cli.failures import run
 from artifactfs.controller.program import ProgramJob
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -27,15 +26,6 @@ _accounts = itertools.count()
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def wait_until(condition: Callable[[], Any], within_s: float = 20.0) -> Any:
-    """The condition's first true value; fails past the time."""
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"did not come true in {within_s} s"
-        time.sleep(0.02)
-    return value
 
 
 class Client:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 
 def _program(name: str) -> str:

@@ -23,8 +23,8 @@ from tests.controller.conftest import (
     raw_connection,
     read_answer,
     sha256,
-    wait_until,
 )
+from tests.helpers import wait_until
 
 
 def blobs(controller: LocalController) -> set[str]:

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import requests
 
 from artifactfs.controller.testing import LocalController
-from tests.controller.conftest import Client, put, sha256, wait_until
+from tests.controller.conftest import Client, put, sha256
+from tests.helpers import wait_until
 
 MIB = 1 << 20
 _random = random.Random(7)

@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from artifactfs.controller.testing import LocalController
-from tests.controller.conftest import Client, code_of, put, sha256, wait_until
+from tests.controller.conftest import Client, code_of, put, sha256
+from tests.helpers import wait_until
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 

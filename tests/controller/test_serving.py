@@ -19,7 +19,8 @@ import requests
 
 from artifactfs.controller.testing import LocalController
 from artifactfs.controller.workers import MOST_BODIES
-from tests.controller.conftest import Client, Stream, code_of, wait_until
+from tests.controller.conftest import Client, Stream, code_of
+from tests.helpers import wait_until
 
 WORDS = [sys.executable, "-m", "artifactfs.controller"]
 

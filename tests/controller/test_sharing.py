@@ -21,7 +21,7 @@ import requests
 from artifactfs.controller.shared_index import SharedGuard, SharedIndex, open_engine
 from artifactfs.controller.testing import LocalController
 from tests.controller.postgres import Postgres, postgres
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "shared"

@@ -20,8 +20,8 @@ from tests.controller.conftest import (
     put,
     raw_connection,
     sha256,
-    wait_until,
 )
+from tests.helpers import wait_until
 
 MIB = 1 << 20
 OCTETS = {"Content-Type": "application/octet-stream"}

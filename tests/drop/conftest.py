@@ -16,7 +16,7 @@ from artifactfs.drop import AuditLog, Entry, Outbox
 from artifactfs.drop.desk import QUIET_S
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 HTTP = HttpConfig(connect_timeout_s=1, timeout_s=5, retry_for_s=0.5)
 

@@ -17,7 +17,8 @@ import requests
 from artifactfs.config import UploadConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 from .conftest import Bench, digest, entry, write
 

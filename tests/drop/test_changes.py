@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from artifactfs.drop import Outbox, State
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 from .conftest import Bench, digest, entry, write
 

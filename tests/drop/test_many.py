@@ -8,7 +8,7 @@ import pytest
 
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 from tests.long import LONG
 
 from .conftest import Bench, digest, entry, write

@@ -35,7 +35,7 @@ from artifactfs.drop import State
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.drop.outbox_process import KILLED_PID, OutboxProcess, Settings
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 from tests.long import LONG
 
 NAMES = ("a", "b.bin", "dir/c", "d.tmp", ".e.bin.Ab3dEf")

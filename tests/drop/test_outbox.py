@@ -14,7 +14,8 @@ from artifactfs.config import SpoolConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State
 from artifactfs.errors import SpoolFull
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 from .conftest import Bench, digest, entry, write
 

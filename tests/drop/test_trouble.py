@@ -13,7 +13,8 @@ from artifactfs.drop import State, Uploader
 from artifactfs.errors import SpoolFull
 from artifactfs.remote import Service
 from artifactfs.token import TokenSource
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 from .conftest import HTTP, Bench, digest, entry, write
 

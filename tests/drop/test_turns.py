@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from artifactfs.drop.gate import Gate
 from artifactfs.drop.turns import Lane, Turns
 from artifactfs.errors import Cancelled
-from tests.faults import eventually
+from tests.helpers import wait_until as eventually
 
 SMALL, LARGE = Lane.SMALL, Lane.LARGE
 

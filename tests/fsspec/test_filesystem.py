@@ -25,7 +25,8 @@ from artifactfs.controller.testing import LocalController
 from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
 from artifactfs.fsspec.listing import Folder, Snapshot
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 from .conftest import sha256
 

@@ -16,27 +16,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from artifactfs.kernel import mount_table
+from tests.helpers import wait_until as eventually
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_S = 20.0
 ANSWER_S = 20.0
 END_S = 20.0
-
-
-def eventually(condition: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """The first true value of `condition`; fails when it does not come in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        if value := condition():
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.01)
 
 
 def is_mounted(path: Path) -> bool:

@@ -14,8 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,9 @@ import pytest
 import requests
 
 from artifactfs.controller.testing import LocalController
+from tests.helpers import wait_until
 
 BINDINGS = ("fusepy", "native")
-
-
-def wait_until(condition: Callable[[], Any], within_s: float = 30.0, what: str = "") -> Any:
-    """The condition's first true value; asks again and again, and fails past the time."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, (
-            f"did not come true in {within_s} s: {what or condition}"
-        )
-        time.sleep(0.02)
 
 
 def sha256(data: bytes) -> str:

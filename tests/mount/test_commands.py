@@ -16,7 +16,7 @@ import requests
 
 from artifactfs.cache.grains import grain_count
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, sha256, wait_until
 

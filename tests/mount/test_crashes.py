@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, sha256, wait_until
 

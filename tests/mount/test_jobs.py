@@ -20,7 +20,7 @@ from typing import TextIO
 import pytest
 
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import BINDINGS, UserMount, _force_away, wait_until
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,7 +102,10 @@ def test_unmount_says_who_keeps_the_mount_and_does_not_wait_for_him(
         assert keeper.stdout is not None
         assert keeper.stdout.readline() == "there\n"
         done = user.command("unmount", user.path)
-        assert f"the mount is kept by sleep ({keeper.pid}) at {user.path}" in done.stderr
+        kept = (
+            f"the mount is kept by sleep ({keeper.pid}) at {user.path}, a copy that is not in use"
+        )
+        assert kept in done.stderr
         assert os.listdir(user.path) == []
         assert alive(pid), "it answers the other still"
         seen = Path(f"/proc/{keeper.pid}/root{user.path}/artifacts/a.bin")
@@ -110,9 +116,41 @@ def test_unmount_says_who_keeps_the_mount_and_does_not_wait_for_him(
     wait_until(lambda: not alive(pid), 20, "it ends with the last copy")
 
 
-def test_unmount_waits_for_the_driver_where_nobody_keeps_the_mount(user: UserMount) -> None:
+def test_unmount_names_the_process_that_uses_a_copy(user: UserMount) -> None:
+    """Others of its mount namespace could use it too; they are not named."""
     user.mount()
-    pid = user.pid
-    done = user.command("unmount", user.path)
+    script = 'cd "$0/artifacts" && echo there && exec tail -f /dev/null'
+    keeper = subprocess.Popen(
+        ["unshare", "-Urm", "--propagation", "private", "sh", "-c",
+         f"sh -c '{script}' \"$0\" & echo $!; wait", user.path],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    inside = 0
+    try:
+        assert keeper.stdout is not None
+        said = {keeper.stdout.readline().strip(), keeper.stdout.readline().strip()}
+        (inside,) = (int(word) for word in said - {"there"})
+        done = user.command("unmount", user.path)
+        named = re.findall(r"kept by (.*)", done.stderr)
+        assert named == [f"tail ({inside}) at {user.path}"]
+    finally:
+        if inside:
+            os.kill(inside, signal.SIGKILL)
+        keeper.kill()
+        keeper.communicate()
+
+
+def test_unmount_waits_for_the_driver_where_nothing_keeps_the_mount(user: UserMount) -> None:
+    """In a mount namespace of its own: another test's would copy the mount, and so keep it."""
+    user.path.mkdir()
+    script = (
+        '"$0" -m artifactfs mount "$1" && cat "$1/.artifactfs/status.json" && '
+        'exec "$0" -m artifactfs unmount "$1"'
+    )
+    user_namespace = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
+    done = subprocess.run(
+        ["unshare", *user_namespace, "--mount", "sh", "-c", script, sys.executable, user.path],
+        env=user.environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
     assert done.stderr == ""
-    assert not alive(pid)
+    assert not alive(json.loads(done.stdout)["pid"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, wait_until
 

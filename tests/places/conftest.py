@@ -13,26 +13,19 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers import wait_until
+
 REPOSITORY = Path(__file__).parents[2]
 MACHINES_PYTHON = "/usr/bin/python3"  # what the service's user may run, too
 IN_PLACE = ("usr", "etc")
 BOOT_S = 120.0
-
-
-def until(condition: Callable[[], Any], what: str, within_s: float = 60.0) -> Any:
-    deadline = time.monotonic() + within_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        time.sleep(0.05)
-    return value
 
 
 def done(*words: str | Path, **more: Any) -> str:
@@ -92,7 +85,7 @@ class Machine:
 
     def until(self, script: str, within_s: float = 60.0) -> None:
         """Wait until a script succeeds."""
-        until(lambda: self.command(script).returncode == 0, script, within_s)
+        wait_until(lambda: self.command(script).returncode == 0, within_s, script)
 
     def journal(self) -> str:
         return self.command("journalctl --no-pager -n 60 -o cat").stdout
@@ -150,8 +143,8 @@ def machine(overlay: Path, installed: Path) -> Iterator[Machine]:
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        init = until(
-            lambda: booting.poll() is not None or first_process(booting.pid), "it has a process 1"
+        init = wait_until(
+            lambda: booting.poll() is not None or first_process(booting.pid), 60, "a process 1"
         )
         assert booting.poll() is None, booting.stdout and booting.stdout.read()
         up = Machine(overlay, init)

@@ -25,8 +25,9 @@ import yaml
 
 from artifactfs.cli import cli
 from artifactfs.controller.testing import LocalController
+from tests.helpers import wait_until
 
-from .conftest import REPOSITORY, first_process, until
+from .conftest import REPOSITORY, first_process
 
 pytestmark = [
     pytest.mark.xdist_group("places"),
@@ -111,7 +112,9 @@ def test_a_container_runs_a_command_on_the_mount_and_ends_as_it_does(image: Imag
 
 
 def inside_of(container: subprocess.Popen[str]) -> int:
-    return int(until(lambda: first_process(container.pid), "the container has a process 1"))
+    return int(
+        wait_until(lambda: first_process(container.pid), 60, "the container has a process 1")
+    )
 
 
 def test_a_signal_ends_the_command_and_what_it_closed_is_uploaded(image: Image) -> None:
@@ -135,8 +138,9 @@ def test_a_container_that_serves_is_probed_and_ends_by_sigterm(image: Image) -> 
             "nsenter", "-t", str(inside), "-U", "-m", "-p", "-r", "--wdns=/", "env", "-i",
             f"PATH={PATH}", "artifactfs", "status", "--check", "/artifacts",
         ]  # fmt: skip
-        until(
+        wait_until(
             lambda: subprocess.run(probe, capture_output=True, check=False).returncode == 0,
+            60,
             "the probe answers",
         )
         os.kill(inside, signal.SIGTERM)

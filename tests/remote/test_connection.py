@@ -26,8 +26,8 @@ from artifactfs.remote.connection import Head, NotPlain, parse_head
 from artifactfs.remote.connections import split
 from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
-from tests.faults import eventually
-from tests.remote.scripted import Reply, Scripted, sends
+from tests.fault_proxy import Reply, Scripted, sends
+from tests.helpers import wait_until as eventually
 
 DATA = os.urandom(200_000)
 HTTP = HttpConfig(connect_timeout_s=5, timeout_s=5, retry_for_s=5)

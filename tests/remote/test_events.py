@@ -11,9 +11,8 @@ from artifactfs.errors import Cancelled, NotAllowed, TooLarge, Unreachable, Unsu
 from artifactfs.job import StreamEvent
 from artifactfs.remote import EventStream, Service, TooLargeEvent
 from artifactfs.token import Secret, TokenSource
-from tests.faults import eventually
-
-from .scripted import Reply, Scripted, sends
+from tests.fault_proxy import Reply, Scripted, sends
+from tests.helpers import wait_until as eventually
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -17,7 +17,7 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import Gone
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
-from tests.remote.scripted import Reply, Scripted, sends
+from tests.fault_proxy import Reply, Scripted, sends
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TOKEN = "flk_token"

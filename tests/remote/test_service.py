@@ -29,7 +29,7 @@ from artifactfs.errors import (
 from artifactfs.remote import DirectTicket, FileBody, Service
 from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 DATA = os.urandom(3_000_000)
 HTTP = HttpConfig(connect_timeout_s=1, timeout_s=2, retry_for_s=5)

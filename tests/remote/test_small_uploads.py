@@ -22,8 +22,8 @@ from artifactfs.remote import Service
 from artifactfs.remote.bodies import FileBody
 from artifactfs.spans import Span
 from artifactfs.token import TokenSource
+from tests.fault_proxy import Reply, Scripted, sends
 
-from .scripted import Reply, Scripted, sends
 from .test_connection import HTTP, service_at
 from .test_wire import FULL
 

@@ -21,7 +21,8 @@ from artifactfs.controller.testing import LocalController
 from artifactfs.errors import NotAllowed, RemoteError
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 MARK = "--- artifactfs: "
 
