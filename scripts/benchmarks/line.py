@@ -32,7 +32,8 @@ from typing import Any, Self
 
 PIPE_BYTES = 8 << 20
 RECEIVE_BUFFER_BYTES = 1 << 20
-BURST_S = 0.005  # a bucket holds what the line carries in this time
+QUANTUM_S = 0.005
+BURST_S = 0.025
 UNLIMITED = 0.0
 TICK_S = 0.1
 IN_USE = 0.6  # of what the line carries in a tick
@@ -42,17 +43,22 @@ _SPLICE = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 
 
 class TokenBucket:
-    """Tokens (bytes) that grow by `rate` a second up to `burst`. Pure: the caller has the clock."""
+    """Tokens (bytes) that grow by `rate` a second. Pure: the caller has the clock.
+
+    It is taken from in quanta of `QUANTUM_S`, and holds `BURST_S` at most. The difference is what a
+    timer may be late without a loss, and how far a connection that was idle may run ahead.
+    """
 
     def __init__(self, rate: float, now_s: float) -> None:
-        self.rate = rate
-        self.burst = max(1, int(rate * BURST_S))
-        self._tokens = float(self.burst)
+        self._rate = rate
+        self._quantum = max(1.0, rate * QUANTUM_S)
+        self._tokens = self._quantum
         self._at_s = now_s
 
     def available(self, now_s: float) -> int:
         """Return how many bytes may pass now."""
-        self._tokens = min(self.burst, self._tokens + (now_s - self._at_s) * self.rate)
+        burst = max(1.0, self._rate * BURST_S)
+        self._tokens = min(burst, self._tokens + (now_s - self._at_s) * self._rate)
         self._at_s = now_s
         return max(0, int(self._tokens))
 
@@ -61,8 +67,8 @@ class TokenBucket:
         self._tokens -= count
 
     def wait_s(self) -> float:
-        """Return in how many seconds the bucket is full: then a whole burst passes."""
-        return max(0.0, (self.burst - self._tokens) / self.rate)
+        """Return in how many seconds a quantum may pass."""
+        return max(0.0, (self._quantum - self._tokens) / self._rate)
 
 
 class DelayLine:

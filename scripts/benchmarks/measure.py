@@ -50,7 +50,7 @@ def read_whole(path: Path, block: str = "1M") -> None:
     run("dd", f"if={path}", "of=/dev/null", f"bs={block}", "status=none")
 
 
-def fio_iops(path: Path, jobs: int, runtime_s: int) -> float:
+def fio_iops(path: Path, jobs: int, runtime_s: float) -> float:
     """Return how many random 4 KiB reads a second `jobs` readers do."""
     shown = run(
         "fio", "--name=r", f"--filename={path}", "--readonly", "--rw=randread", "--bs=4k",

@@ -53,7 +53,6 @@ class Origin:
         nginx = shutil.which("nginx", path=path)
         if nginx is None:
             raise PeerAbsentError("nginx is not installed")
-        self._home.mkdir(parents=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = int(free.getsockname()[1])
         config = self._home / "nginx.conf"

@@ -28,14 +28,16 @@ def in_words(outcome: Outcome) -> str:
 
 def table(results: Sequence[Result]) -> Table:
     """The table of a run; `--list` says what a row measures."""
-    shown = Table("row", box=None, pad_edge=False)
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("row", no_wrap=True)
     for heading in ("ours", "theirs", "ratio", "spread", "target"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("met")
+    shown.add_column("met", no_wrap=True)
     for outcome in (outcome for result in results for outcome in result.outcomes()):
         target = f"{outcome.figure.sense} {outcome.figure.target:g}"
         if outcome.problem:
-            shown.add_row(outcome.label, "", "", "", "", target, outcome.problem)
+            word = "absent" if outcome.absent and not outcome.failed else "failed"
+            shown.add_row(outcome.label, "", "", "", "", target, word)
             continue
         shown.add_row(
             outcome.label,
@@ -47,6 +49,12 @@ def table(results: Sequence[Result]) -> Table:
             "met" if outcome.met else "missed",
         )
     return shown
+
+
+def problems(results: Sequence[Result]) -> list[str]:
+    """Why figures have no verdict, one line each, for below the table."""
+    outcomes = [outcome for result in results for outcome in result.outcomes()]
+    return [in_words(outcome) for outcome in outcomes if outcome.problem]
 
 
 def save(results: Sequence[Result], path: Path, *, quick: bool) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def upload(context: Context) -> Iterator[Sample]:
 def upload_wan(context: Context) -> Iterator[Sample]:
     """curl sends a fourth of it: its rate is the line's from the first second on."""
     context.serve()
-    size_bytes = context.pick(GIB, 128 * MIB)
+    size_bytes = context.pick(GIB, 96 * MIB)
     with context.line(WAN_LATENCY_S, WAN_RATE) as line, context.mount(drop__linger="0") as mount:
         for number in range(context.rounds):
             theirs_s = 4 * _curl_upload(context, f"curl-{number}.bin", size_bytes // 4)
@@ -163,7 +163,7 @@ def small_cpu(context: Context) -> Iterator[Sample]:
 
 
 def _small_count(context: Context) -> int:
-    return context.pick(1000, 100)
+    return context.pick(1000, 40)
 
 
 def _small_files(context: Context, name: str) -> Path:
