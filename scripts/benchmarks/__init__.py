@@ -4,5 +4,6 @@
 time, memory and caches, `line` a relay with latency and a rate, `origin` nginx, `synthetic` a
 service of generated artifacts, `peers` curl and rclone, `report` the table and results.json,
 `runner` what measures one row and
-bounds its time, `picture` the picture. The rows themselves are in the modules whose names begin with `rows_`.
+bounds its time, `picture` the picture. The rows themselves are in the modules whose names begin
+with `rows_`.
 """

@@ -39,7 +39,7 @@ def measure(row: Row, directory: Path, *, quick: bool, limit_s: float | None = N
 def time_limit(limit_s: float) -> Iterator[None]:
     """Raise TimeoutError in the block after `limit_s`. For the main thread."""
 
-    def end(number: int, frame: object) -> None:
+    def end(*_: object) -> None:
         raise TimeoutError(f"the row took longer than {limit_s:g} s")
 
     before = signal.signal(signal.SIGALRM, end)
