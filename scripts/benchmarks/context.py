@@ -92,11 +92,11 @@ class Mount:
 class Context:
     """One row's directory, service and sizes; a context manager that ends all that it started."""
 
-    def __init__(self, directory: Path, *, quick: bool) -> None:
+    def __init__(self, directory: Path, *, quick: bool, rounds: int | None = None) -> None:
         self.directory = directory
         self.quick = quick
         self.size_bytes = self.pick(GIB, 64 * MIB)
-        self.rounds = self.pick(5, 1)
+        self.rounds = rounds or self.pick(5, 1)
         self.notes: list[str] = []
         self.url = ""
         self.token = ""

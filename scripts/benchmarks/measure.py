@@ -55,7 +55,7 @@ def fio_iops(path: Path, jobs: int, runtime_s: float) -> float:
     shown = run(
         "fio", "--name=r", f"--filename={path}", "--readonly", "--rw=randread", "--bs=4k",
         f"--numjobs={jobs}", "--ioengine=psync", "--invalidate=0", "--group_reporting",
-        "--time_based", f"--runtime={runtime_s}", "--output-format=json", "--thread",
+        "--time_based", f"--runtime={runtime_s * 1000:.0f}ms", "--output-format=json", "--thread",
     )  # fmt: skip
     return float(json.loads(shown[shown.index("{") :])["jobs"][0]["read"]["iops"])
 

@@ -103,7 +103,7 @@ def random_reads(context: Context, figure: str, ours: Path, theirs: Path, jobs: 
     iops = []
     for one in (theirs, ours):
         drop_caches()
-        iops.append(fio_iops(one, jobs, context.pick(5, 1)))
+        iops.append(fio_iops(one, jobs, context.pick(5.0, 0.4)))
     return Sample(figure, iops[1] / iops[0], f"{iops[1]:,.0f} IOPS", f"{iops[0]:,.0f} IOPS")
 
 

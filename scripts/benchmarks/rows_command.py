@@ -20,7 +20,7 @@ from benchmarks.row import Figure, Sample, row
 )
 def mounting(context: Context) -> Iterator[Sample]:
     context.serve()
-    for _ in range(context.pick(5, 2)):
+    for _ in range(context.rounds):
         took_s = seconds(lambda: context.start_mount("mount", {}))
         path = context.directory / "mount" / "mnt"
         end_mount(Mount(path, driver_of(path)))
@@ -42,7 +42,7 @@ def start(context: Context) -> Iterator[Sample]:
         "COMP_CWORD": "1",
     }
     run(command, "--help")  # compiled
-    for _ in range(context.pick(15, 3)):
+    for _ in range(3 * context.rounds):
         help_s = seconds(lambda: run(command, "--help"))
         yield Sample("--help", help_s, f"{help_s:.3f} s")
         tab_s = seconds(lambda: _complete(command, completion))

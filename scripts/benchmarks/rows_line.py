@@ -107,7 +107,7 @@ def ttfb(context: Context) -> Iterator[Sample]:
         url = f"{context.url}/api/v1/artifacts/{remote.artifact_id}"
         bearer = f"Authorization: Bearer {context.token}"
         words = (curl, "-sSfL", "-H", bearer, "-r", "0-4095", "-o", os.devnull, url)
-        for _ in range(context.pick(15, 1)):
+        for _ in range(context.pick(3, 1) * context.rounds):
             theirs_s = seconds(lambda: run(*words))
             with context.fresh_file(remote.name) as (_, path):
                 ours_s = seconds(lambda path=path: run("head", "-c", "4096", path))

@@ -44,7 +44,7 @@ def listing(context: Context) -> Iterator[Sample]:
         _wait_listed(mount, count)
         for path in (local, mount.artifacts):
             _list(path, "-l")
-        for _ in range(context.pick(5, 2)):
+        for _ in range(context.rounds):
             theirs_s = _list(local, "-l")
             yield times("", _list(mount.artifacts, "-l"), theirs_s)
 

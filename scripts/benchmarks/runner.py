@@ -14,13 +14,20 @@ from benchmarks.row import Absent, PeerAbsentError, Result, Row
 TIME_LIMIT_S, QUICK_TIME_LIMIT_S = 1800.0, 90.0
 
 
-def measure(row: Row, directory: Path, *, quick: bool, limit_s: float | None = None) -> Result:
+def measure(
+    row: Row,
+    directory: Path,
+    *,
+    quick: bool,
+    rounds: int | None = None,
+    limit_s: float | None = None,
+) -> Result:
     """Return what a row yields within its time. KeyboardInterrupt passes through."""
     result = Result(row)
     began_s = time.monotonic()
     limit_s = limit_s or (QUICK_TIME_LIMIT_S if quick else TIME_LIMIT_S)
     try:
-        with Context(directory, quick=quick) as context, time_limit(limit_s):
+        with Context(directory, quick=quick, rounds=rounds) as context, time_limit(limit_s):
             result.notes = context.notes
             for sample in row.measure(context):
                 result.add(sample)
