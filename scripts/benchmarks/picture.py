@@ -23,8 +23,8 @@ def draw(document: dict[str, Any], path: Path) -> None:
     rows = document["rows"][::-1]
     figure, axes = pyplot.subplots(figsize=(10, 1.6 + 0.34 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
-        if row["absent"]:
-            axes.text(1.03, place, row["absent"], va="center", color=ABSENT, fontsize=8)
+        if reason := row["absent"] or row["failed"]:
+            axes.text(1.03, place, reason, va="center", color=ABSENT, fontsize=8)
             continue
         length = max(SHORTEST, _to_target(row))
         axes.barh(place, length, color=MET if row["met"] else MISSED, height=0.62)
@@ -33,7 +33,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.25), max(high, 4) * 15)
-    axes.set_yticks(range(len(rows)), [f"{row['row']}\n{row['what']}" for row in rows], fontsize=7)
+    axes.set_yticks(range(len(rows)), [f"{row['row']} {row['figure']}" for row in rows], fontsize=8)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_xlabel("against the target (1 is just met, longer is better)")
     machine = document["machine"]
