@@ -1,8 +1,7 @@
 """Brings one file to the service: the ways of ``plan``, walked with the calls of ``remote``.
 
 Whatever way a file takes, it is not sent twice. A request through the controller whose answer was
-lost may have arrived, so the next way asks first: ``direct`` answers "exists" without a byte sent;
-where the service has no such call, its list is looked through before anything is repeated. Uploads
+lost may have arrived, so the service's list is looked through before anything is repeated. Uploads
 in parts are ``multipart``'s.
 
 The uploader knows no queue and no states: those are the outbox's. The command ``put`` uses it
@@ -117,6 +116,11 @@ class Uploader:
 
         Raises what the service said: `RemoteError` of the last way that was tried.
         """
+        if shipment.may_exist:
+            # The list tells whether it arrived; "exists" would be yet another artifact.
+            known = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
+            if known is not None:
+                return Arrival(known, "listed")
         refused: set[Way] = set()
         last: RemoteError | None = None
         while True:
@@ -154,11 +158,6 @@ class Uploader:
         return Arrival(self.multipart.upload(shipment, ledger, watch), way.value)
 
     def _by_controller(self, shipment: Shipment, watch: Watch) -> Arrival:
-        if shipment.may_exist:
-            # Nothing that can be asked by hash works here, or it would have been asked before.
-            known = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
-            if known is not None:
-                return Arrival(known, "listed")
         with self._gate.use(shipment.lane, watch.cancelled):
             artifact = self._uploads.by_controller(
                 shipment.whole(),

@@ -191,5 +191,5 @@ def test_a_host_that_is_none_makes_no_url(client: Client, host: bytes) -> None:
 def test_the_expiry_of_a_direct_ticket_is_that_of_its_url(client: Client) -> None:
     ticket = client.begin("direct", b"when")
     expires = float(dict(parse_qsl(urlsplit(ticket["upload_url"]).query))["expires"])
-    told = time.mktime(time.strptime(ticket["expires_at"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+    told = time.mktime(time.strptime(ticket["expires_at"], "%Y-%m-%dT%H:%M:%S.%fZ")) - time.timezone
     assert abs(told - expires) <= 1
