@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Unsupported
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
+from artifactfs.remote.url import segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ArtifactsApi:
 
     def head(self, artifact_id: str) -> Head | None:
         """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""
-        url = self._session.absolute(f"artifacts/{quote(artifact_id, safe='')}")
+        url = self._session.call(f"artifacts/{segment(artifact_id)}")
 
         def attempt() -> Head | None:
             with self._session.open(

@@ -11,8 +11,8 @@ them.) What can go wrong on the way is settled here:
   allows; progress starts its patience anew, so that a long file outlives any number of cuts;
 * a server that ignores ranges answers 200: then the sink gets its bytes from offset 0, and says
   when it has enough;
-* a redirect is followed, at most five times, without the token, and its target is remembered per
-  artifact until its signature is refused (401, 403, 410), then asked for again;
+* a redirect is followed, at most five times; from the first hop on that is no call of the service
+  the token stays behind, wherever later ones lead. Its target is remembered per artifact;
 * an answer that is for another range is not passed on: `BadAnswer`;
 * nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
   must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
@@ -28,7 +28,6 @@ import re
 import threading
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote, urljoin, urlsplit
 
 from cachetools import LRUCache
 
@@ -45,7 +44,8 @@ from artifactfs.errors import (
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
-from artifactfs.remote.session import Answer, Session
+from artifactfs.remote.session import Answer, Session, redirected
+from artifactfs.remote.url import Url, segment
 from artifactfs.spans import Span
 
 MOST_REDIRECTS = 5
@@ -105,6 +105,19 @@ class Delivered:
     etag: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One URL on the way to an artifact.
+
+    `may_have_token` while it and all before it were calls of the service; `is_external` behind the
+    service's answer about a reference.
+    """
+
+    url: Url
+    may_have_token: bool
+    is_external: bool
+
+
 @dataclass(slots=True)
 class _Course:
     """Where one download stands. For one thread."""
@@ -125,7 +138,7 @@ class Downloader:
         self._artifacts = artifacts
         self._guard = guard
         self._lock = threading.Lock()
-        self._targets: LRUCache[str, str] = LRUCache(REMEMBERED_TARGETS)
+        self._targets: LRUCache[str, Hop] = LRUCache(REMEMBERED_TARGETS)
 
     def probe(self, artifact: Artifact) -> Probe:
         """Size and ETag, by HEAD, or else by the answer to a range of one byte."""
@@ -177,11 +190,10 @@ class Downloader:
         if not course.span and course.span.start > 0:
             course.ended = True
             return
-        url = self._remembered(artifact)
+        hop = self._remembered(artifact)
         for _ in range(MOST_REDIRECTS + 1):
-            external = artifact.external_url is not None and url != self._own(artifact)
-            if external:
-                self._guard.check(url)
+            if hop.is_external:
+                self._guard.check(hop.url)
             headers = (
                 {}
                 if not course.span
@@ -189,19 +201,30 @@ class Downloader:
             )
             try:
                 with self._session.fetch(
-                    url, headers, accept=_ACCEPTED, external=external
+                    hop.url,
+                    headers,
+                    accept=_ACCEPTED,
+                    token=hop.may_have_token,
+                    external=hop.is_external,
                 ) as answer:
                     if answer.status_code not in _REDIRECTS:
                         self._receive(artifact, answer, course, sink, cancelled)
                         return
                     location = answer.headers.get("location", "")
             except (NotAllowed, Gone, TokenRejected):
-                if not self._forget(artifact, url):
+                if not self._forget(artifact, hop):
                     raise
-                location = self._own(artifact)
-            url = _target(artifact, url, location)
-            self._remember(artifact, url)
+                hop = self._own(artifact)
+                continue
+            hop = self._next(artifact, hop, location)
+            self._remember(artifact, hop)
         raise BadAnswer(f"{artifact.id}: more than {MOST_REDIRECTS} redirects")
+
+    def _next(self, artifact: Artifact, hop: Hop, location: str) -> Hop:
+        """Where a redirect leads. Raises `BadAnswer`."""
+        url = redirected(hop.url, location)
+        may_have_token = hop.may_have_token and self._session.is_api(url)
+        return Hop(url, may_have_token, is_external=artifact.external_url is not None)
 
     def _receive(
         self,
@@ -284,30 +307,18 @@ class Downloader:
                 raise BadAnswer(f"{artifact.id}: {size_bytes} bytes instead of {known}")
         course.size_bytes = size_bytes
 
-    def _own(self, artifact: Artifact) -> str:
-        return self._session.absolute(f"artifacts/{quote(artifact.id, safe='')}")
+    def _own(self, artifact: Artifact) -> Hop:
+        return Hop(self._session.call(f"artifacts/{segment(artifact.id)}"), True, is_external=False)
 
-    def _remembered(self, artifact: Artifact) -> str:
+    def _remembered(self, artifact: Artifact) -> Hop:
         with self._lock:
             return self._targets.get(artifact.id) or self._own(artifact)
 
-    def _remember(self, artifact: Artifact, url: str) -> None:
+    def _remember(self, artifact: Artifact, hop: Hop) -> None:
         with self._lock:
-            self._targets[artifact.id] = url
+            self._targets[artifact.id] = hop
 
-    def _forget(self, artifact: Artifact, url: str) -> bool:
+    def _forget(self, artifact: Artifact, hop: Hop) -> bool:
         """Whether there was a remembered target, which has been refused now."""
         with self._lock:
-            return self._targets.pop(artifact.id, None) == url and url != self._own(artifact)
-
-
-def _target(artifact: Artifact, url: str, location: str) -> str:
-    """Where a redirect from `url` leads. Raises `BadAnswer` if that is no place."""
-    if not location:
-        raise BadAnswer(f"{artifact.id}: a redirect without a target")
-    try:
-        target = urljoin(url, location)
-        _ = urlsplit(target).port  # raises for what is no number of a port
-    except ValueError as error:
-        raise BadAnswer(f"{artifact.id}: a redirect to {location[:80]!r}") from error
-    return target
+            return self._targets.pop(artifact.id, None) is hop

@@ -149,7 +149,7 @@ class EventStream:
             headers["Last-Event-ID"] = self.last_id.encode().decode("latin-1")
         with self._session.open(
             "GET",
-            self._session.absolute(self._path),
+            self._session.call(self._path),
             headers=headers,
             params=self._params,
             optional=True,
