@@ -12,7 +12,8 @@ them.) What can go wrong on the way is settled here:
 * a server that ignores ranges answers 200: then the sink gets its bytes from offset 0, and says
   when it has enough;
 * a redirect is followed, at most five times; from the first hop on that is no call of the service
-  the token stays behind, wherever later ones lead. Its target is remembered per artifact;
+  the token stays behind, wherever later ones lead. Its target is remembered per artifact, and the
+  service is asked again at any failure of it (``targets``);
 * an answer that is for another range is not passed on: `BadAnswer`;
 * nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
   must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
@@ -26,10 +27,9 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Protocol
-
-from cachetools import LRUCache
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import (
@@ -38,6 +38,8 @@ from artifactfs.errors import (
     ContentChanged,
     Gone,
     NotAllowed,
+    Refused,
+    RemoteError,
     TokenRejected,
     Unreachable,
 )
@@ -45,11 +47,14 @@ from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
 from artifactfs.remote.session import Answer, Session, redirected
+from artifactfs.remote.targets import Targets
 from artifactfs.remote.url import Url, segment
 from artifactfs.spans import Span
 
 MOST_REDIRECTS = 5
-REMEMBERED_TARGETS = 4096
+MAX_SHARED_TARGETS = 5
+MAX_WAIT_S = 60.0
+_LOOK_S = 0.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACCEPTED = _REDIRECTS | {416}
 _RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
@@ -131,14 +136,13 @@ class _Course:
 
 
 class Downloader:
-    """Reads artifacts. The remembered redirect targets are guarded by `_lock`."""
+    """Reads artifacts."""
 
     def __init__(self, session: Session, artifacts: ArtifactsApi, guard: AddressGuard) -> None:
         self._session = session
         self._artifacts = artifacts
         self._guard = guard
-        self._lock = threading.Lock()
-        self._targets: LRUCache[str, Hop] = LRUCache(REMEMBERED_TARGETS)
+        self._targets: Targets[Hop] = Targets()
 
     def probe(self, artifact: Artifact) -> Probe:
         """Size and ETag, by HEAD, or else by the answer to a range of one byte."""
@@ -190,7 +194,63 @@ class Downloader:
         if not course.span and course.span.start > 0:
             course.ended = True
             return
-        hop = self._remembered(artifact)
+        for _ in range(MAX_SHARED_TARGETS):
+            target, question = self._targets.find(artifact.id)
+            if target is not None:
+                try:
+                    self._read(artifact, target, course, sink, cancelled)
+                    return
+                except (RemoteError, Transient) as error:
+                    if isinstance(error, Cancelled):
+                        raise
+                    question, is_ours = self._targets.forget(artifact.id, target)
+                    if is_ours and isinstance(error, Transient) and error.after_s is not None:
+                        self._targets.settle(artifact.id)
+                        raise
+                if is_ours:
+                    self._ask_again(artifact, course, sink, cancelled)
+                    return
+            if question is None or not self._wait(question, cancelled):
+                break
+        self._read(artifact, self._own(artifact), course, sink, cancelled)
+
+    def _ask_again(
+        self,
+        artifact: Artifact,
+        course: _Course,
+        sink: Sink,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Read from where the service says now, for all readers that wait for the answer."""
+        final: Exception | None = None
+        try:
+            self._read(artifact, self._own(artifact), course, sink, cancelled)
+        except (Gone, NotAllowed, Refused, TokenRejected) as error:
+            final = error
+            raise
+        finally:
+            self._targets.settle(artifact.id, final)
+
+    def _wait(self, question: Future[None], cancelled: threading.Event | None) -> bool:
+        """Wait for a question; False if it takes too long. Raises what all its readers get."""
+        for _ in range(int(MAX_WAIT_S / _LOOK_S)):
+            if wait([question], _LOOK_S).done:
+                question.result()
+                return True
+            if self._session.is_closed or (cancelled is not None and cancelled.is_set()):
+                raise Cancelled("the download was given up")
+        return False
+
+    def _read(
+        self,
+        artifact: Artifact,
+        hop: Hop,
+        course: _Course,
+        sink: Sink,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Read from `hop`, or from where it redirects to."""
+        start = hop
         for _ in range(MOST_REDIRECTS + 1):
             if hop.is_external:
                 self._guard.check(hop.url)
@@ -199,25 +259,23 @@ class Downloader:
                 if not course.span
                 else {"Range": f"bytes={course.position}-{course.span.stop - 1}"}
             )
-            try:
-                with self._session.fetch(
-                    hop.url,
-                    headers,
-                    accept=_ACCEPTED,
-                    token=hop.may_have_token,
-                    external=hop.is_external,
-                ) as answer:
-                    if answer.status_code not in _REDIRECTS:
-                        self._receive(artifact, answer, course, sink, cancelled)
-                        return
-                    location = answer.headers.get("location", "")
-            except (NotAllowed, Gone, TokenRejected):
-                if not self._forget(artifact, hop):
-                    raise
-                hop = self._own(artifact)
-                continue
+            with self._session.fetch(
+                hop.url,
+                headers,
+                accept=_ACCEPTED,
+                token=hop.may_have_token,
+                external=hop.is_external,
+            ) as answer:
+                if answer.status_code not in _REDIRECTS:
+                    found = self._check_range(artifact, answer, course)
+                    if hop is not start:
+                        self._targets.remember(artifact.id, hop)
+                    elif hop.may_have_token:
+                        self._targets.settle(artifact.id)  # the service answers itself
+                    self._receive(artifact, answer, course, sink, cancelled, found)
+                    return
+                location = answer.headers.get("location", "")
             hop = self._next(artifact, hop, location)
-            self._remember(artifact, hop)
         raise BadAnswer(f"{artifact.id}: more than {MOST_REDIRECTS} redirects")
 
     def _next(self, artifact: Artifact, hop: Hop, location: str) -> Hop:
@@ -233,8 +291,9 @@ class Downloader:
         course: _Course,
         sink: Sink,
         cancelled: threading.Event | None,
+        found: tuple[int, int | None],
     ) -> None:
-        offset, stop = self._check_range(artifact, answer, course)
+        offset, stop = found
         if course.etag:
             sink.version(course.etag)
         if stop is not None and offset >= stop:
@@ -270,11 +329,17 @@ class Downloader:
         self, artifact: Artifact, answer: Answer, course: _Course
     ) -> tuple[int, int | None]:
         """Where the body begins and ends (None: unknown). Raises `BadAnswer` if it is not ours."""
-        headers = answer.headers
-        etag = headers.get("etag")
+        etag = answer.headers.get("etag")
         if course.etag and etag and etag != course.etag:
             raise ContentChanged(f"{artifact.id}: its content changed while it was read")
+        found = self._find_range(artifact, answer, course)
         course.etag = etag or course.etag
+        return found
+
+    def _find_range(
+        self, artifact: Artifact, answer: Answer, course: _Course
+    ) -> tuple[int, int | None]:
+        headers = answer.headers
         if answer.status_code == 416:
             past = _RANGE_PAST_END.fullmatch(headers.get("content-range", "").strip())
             self._check_size(artifact, course, int(past[1]) if past else course.position)
@@ -294,12 +359,11 @@ class Downloader:
             if found[3] != "*":
                 self._check_size(artifact, course, int(found[3]))
             return start, last + 1
-        course.ranged = False
         length = headers.get("content-length", "")
         if length.isdigit():
             self._check_size(artifact, course, int(length))
-            return 0, int(length)
-        return 0, artifact.size_bytes
+        course.ranged = False
+        return 0, int(length) if length.isdigit() else artifact.size_bytes
 
     def _check_size(self, artifact: Artifact, course: _Course, size_bytes: int) -> None:
         for known in (artifact.size_bytes, course.size_bytes):
@@ -309,16 +373,3 @@ class Downloader:
 
     def _own(self, artifact: Artifact) -> Hop:
         return Hop(self._session.call(f"artifacts/{segment(artifact.id)}"), True, is_external=False)
-
-    def _remembered(self, artifact: Artifact) -> Hop:
-        with self._lock:
-            return self._targets.get(artifact.id) or self._own(artifact)
-
-    def _remember(self, artifact: Artifact, hop: Hop) -> None:
-        with self._lock:
-            self._targets[artifact.id] = hop
-
-    def _forget(self, artifact: Artifact, hop: Hop) -> bool:
-        """Whether there was a remembered target, which has been refused now."""
-        with self._lock:
-            return self._targets.pop(artifact.id, None) is hop

@@ -276,6 +276,11 @@ class Session:
             cancelled=cancelled,
         )
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed: whatever waits for an answer may stop."""
+        return self._closed.is_set()
+
     def is_api(self, url: Url) -> bool:
         """Whether `url` is a call of the service itself, and so may see the token.
 
