@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Unsupported
 from artifactfs.remote import wire, wire_listed
+from artifactfs.remote.encoding import codings_of
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
 from artifactfs.remote.url import segment
@@ -61,6 +62,8 @@ class ArtifactsApi:
                 if response.status_code >= 300:
                     return None
                 length = response.headers.get("Content-Length", "")
+                if codings_of(response.headers):
+                    length = ""  # that of the encoded bytes
                 return Head(int(length) if length.isdigit() else None, response.headers.get("ETag"))
 
         try:

@@ -14,6 +14,7 @@ them.) What can go wrong on the way is settled here:
 * a redirect is followed, at most five times; from the first hop on that is no call of the service
   the token stays behind, wherever later ones lead. Its target is remembered per artifact, and the
   service is asked again at any failure of it (``targets``);
+* a body in a content coding, which was not asked for, is decoded, as a whole (``encoding``);
 * an answer that is for another range is not passed on: `BadAnswer`;
 * nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
   must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
@@ -44,6 +45,7 @@ from artifactfs.errors import (
     Unreachable,
 )
 from artifactfs.remote.artifacts import ArtifactsApi
+from artifactfs.remote.encoding import codings_of, decoding
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
 from artifactfs.remote.session import Answer, Session, redirected
@@ -133,6 +135,7 @@ class _Course:
     size_bytes: int | None = None
     ranged: bool = True
     ended: bool = False
+    is_whole: bool = False
 
 
 class Downloader:
@@ -256,7 +259,7 @@ class Downloader:
                 self._guard.check(hop.url)
             headers = (
                 {}
-                if not course.span
+                if not course.span or course.is_whole
                 else {"Range": f"bytes={course.position}-{course.span.stop - 1}"}
             )
             with self._session.fetch(
@@ -266,6 +269,11 @@ class Downloader:
                 token=hop.may_have_token,
                 external=hop.is_external,
             ) as answer:
+                if codings_of(answer.headers) and answer.status_code == 206:
+                    if course.is_whole:
+                        raise BadAnswer(f"{artifact.id}: a range of an encoded body")
+                    course.is_whole = True  # a range of the encoded bytes is none of the file
+                    continue
                 if answer.status_code not in _REDIRECTS:
                     found = self._check_range(artifact, answer, course)
                     if hop is not start:
@@ -299,6 +307,9 @@ class Downloader:
         if stop is not None and offset >= stop:
             course.ended = True
             return
+        read = None
+        if codings_of(answer.headers):
+            read = decoding(answer.read, answer.headers, artifact.id)
         try:
             with self._session.translated(answer.url):
                 while stop is None or offset < stop:
@@ -307,7 +318,12 @@ class Downloader:
                     room = sink.room(offset)
                     if stop is not None:
                         room = room[: stop - offset]
-                    count = answer.readinto(room)
+                    if read is None:
+                        count = answer.readinto(room)
+                    else:
+                        piece = read(len(room))
+                        count = len(piece)
+                        room[:count] = piece
                     if not count:
                         break
                     offset += count
@@ -316,6 +332,8 @@ class Downloader:
                     if not sink.take(count, more=offset != stop and answer.is_arriving()):
                         course.ended = True
                         return
+                if read is not None and stop is not None and (offset < stop or read(1)):
+                    raise BadAnswer(f"{artifact.id}: its decoded body is not of {stop} bytes")
         finally:
             sink.pause()
         if stop is not None and offset < stop:
@@ -359,7 +377,7 @@ class Downloader:
             if found[3] != "*":
                 self._check_size(artifact, course, int(found[3]))
             return start, last + 1
-        length = headers.get("content-length", "")
+        length = "" if codings_of(headers) else headers.get("content-length", "")
         if length.isdigit():
             self._check_size(artifact, course, int(length))
         course.ranged = False

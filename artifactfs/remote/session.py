@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import io
 import random
 import re
 import select
@@ -62,6 +63,7 @@ from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.connection import NotPlain
 from artifactfs.remote.connections import Answer as DirectAnswer
 from artifactfs.remote.connections import Connections
+from artifactfs.remote.encoding import decoding, read_all
 from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.remote.url import Url, of_header, parse
@@ -255,7 +257,9 @@ class Session:
 
         def attempt() -> tuple[T, Mapping[str, str]]:
             with self.open(method, url, json=body, params=params, optional=optional) as response:
-                data = response.raw.read(MOST_ANSWER_BYTES + 1)
+                with self.translated(url):
+                    decoded = decoding(response.raw.read, response.headers, f"{method} {url.shown}")
+                    data = read_all(decoded, MOST_ANSWER_BYTES + 1)
                 if len(data) > MOST_ANSWER_BYTES:
                     raise BadAnswer(f"{method} {url.shown}: the answer is too large")
                 return read(data), response.headers
@@ -371,7 +375,9 @@ class Session:
             said = answer.read(MOST_ANSWER_BYTES)
             if len(said) < answer.length_bytes:
                 raise Transient(Unreachable(f"{url.shown}: the answer broke off"))
-            return said
+            pieces = io.BytesIO(said)
+            decoded = decoding(pieces.read, answer.headers, f"POST {url.shown}")
+            return read_all(decoded, MOST_ANSWER_BYTES)
 
     @contextlib.contextmanager
     def _answered(self, ask: Callable[[], A], ours: bool) -> Iterator[A]:

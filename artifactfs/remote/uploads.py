@@ -16,6 +16,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer, Gone
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.bodies import Body, Progress, Sending
+from artifactfs.remote.encoding import decoding, read_all
 from artifactfs.remote.session import MOST_ANSWER_BYTES, Session, redirected
 from artifactfs.remote.url import Url, segment
 from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
@@ -239,7 +240,8 @@ class UploadsApi:
             ) as response:
                 if response.status_code in accept:
                     return redirected(target, response.headers.get("Location", ""))
-                return response.raw.read(MOST_ANSWER_BYTES), response.headers
+                read = decoding(response.raw.read, response.headers, f"{method} {target.shown}")
+                return read_all(read, MOST_ANSWER_BYTES), response.headers
 
         def attempts() -> tuple[bytes, Mapping[str, str]]:
             answer = attempt(url, frozenset() if token else _SAME_METHOD)
