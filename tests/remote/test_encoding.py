@@ -13,8 +13,8 @@ import pytest
 from artifactfs.errors import ArtifactfsError, BadAnswer, Unsupported
 from artifactfs.remote import Service
 from artifactfs.spans import Span
+from tests.fault_proxy import Reply, Scripted, sends
 
-from .scripted import Reply, Scripted, sends
 from .test_connection import DATA, Taken, answer, artifact, plain, service_at
 from .test_wire import FULL
 

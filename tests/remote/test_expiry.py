@@ -15,8 +15,8 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import ArtifactfsError, Gone, NotAllowed
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
+from tests.fault_proxy import Scripted
 
-from .scripted import Scripted
 from .test_connection import answer, read
 
 READERS = 12

@@ -23,9 +23,9 @@ from artifactfs.remote import DirectTicket, FileBody, PartUrl, Service
 from artifactfs.remote.connections import Connections
 from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
+from tests.fault_proxy import Reply, Scripted, sends
 from tests.listening import Listening
 
-from .scripted import Reply, Scripted, sends
 from .test_connection import PROXIES, Taken, artifact, certified, plain
 from .test_wire import FULL
 
