@@ -4,7 +4,8 @@
 ``retry`` the one retry loop, ``wire`` and ``wire_jobs`` every JSON shape; ``artifacts``,
 ``download``, ``uploads`` and ``jobs`` are the calls, ``paging`` reads their lists; ``sse`` and
 ``events`` follow streams; ``bodies`` is what is sent; ``external`` guards references to other
-people's URLs.
+people's URLs. ``url`` parses every URL, ``targets`` remembers where downloads were redirected to,
+``encoding`` decodes bodies in a content coding.
 """
 
 from artifactfs.remote.bodies import Body, FileBody, Progress

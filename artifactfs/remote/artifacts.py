@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Unsupported
 from artifactfs.remote import wire, wire_listed
+from artifactfs.remote.encoding import codings_of
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
+from artifactfs.remote.url import segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class ArtifactsApi:
 
     def head(self, artifact_id: str) -> Head | None:
         """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""
-        url = self._session.absolute(f"artifacts/{quote(artifact_id, safe='')}")
+        url = self._session.call(f"artifacts/{segment(artifact_id)}")
 
         def attempt() -> Head | None:
             with self._session.open(
@@ -61,6 +62,8 @@ class ArtifactsApi:
                 if response.status_code >= 300:
                     return None
                 length = response.headers.get("Content-Length", "")
+                if codings_of(response.headers):
+                    length = ""  # that of the encoded bytes
                 return Head(int(length) if length.isdigit() else None, response.headers.get("ETag"))
 
         try:

@@ -18,9 +18,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 import urllib3.connection
@@ -28,12 +26,11 @@ import urllib3.exceptions
 
 from artifactfs.remote.connection import Connection, Head, NotPlain
 from artifactfs.remote.peers import CheckedPeers
+from artifactfs.remote.url import Url
 
 MOST_IDLE_S = 60.0
 LEFT_TO_LIBRARY_S = 60.0
 MOST_ORIGINS = 64
-_PORTS = {"http": 80, "https": 443}
-_PRINTABLE = frozenset(map(chr, range(33, 127)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,11 @@ class Origin:
     port: int
     is_external: bool = False
 
+    @property
+    def url(self) -> Url:
+        """The root of what is there."""
+        return Url(self.scheme, self.host, self.port, "/")
+
 
 @dataclass(frozen=True, slots=True)
 class _Way:
@@ -55,32 +57,16 @@ class _Way:
     left_to_library_until_s: float = 0.0
 
 
-@lru_cache(maxsize=1024)
-def split(url: str) -> tuple[Origin, str]:
-    """The origin, and the first two lines of a request but for its method.
-
-    Raises requests' exceptions.
-
-    The target is quoted and the host's name in ASCII, as requests would ask for it.
-    """
-    prepared = requests.PreparedRequest()
-    prepared.prepare_url(url, None)
-    parts = urlsplit(prepared.url or "")
-    if parts.scheme not in _PORTS or not parts.hostname:
-        raise requests.exceptions.InvalidURL(url)
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    named = parts.netloc.rpartition("@")[2]
-    if set(target + named) - _PRINTABLE:
-        raise requests.exceptions.InvalidURL(url)
-    origin = Origin(parts.scheme, parts.hostname, parts.port or _PORTS[parts.scheme])
-    return origin, f"{target} HTTP/1.1\r\nHost: {named}\r\n"
+def first_lines(url: Url) -> str:
+    """Return the first two lines of a request for `url`, but for its method."""
+    return f"{url.target} HTTP/1.1\r\nHost: {url.netloc}\r\n"
 
 
 class Answer:
     """The answer to one request, and the connection that its body comes over. For one thread."""
 
     def __init__(
-        self, url: str, head: Head, origin: Origin, connection: Connection, owner: Connections
+        self, url: Url, head: Head, origin: Origin, connection: Connection, owner: Connections
     ) -> None:
         self.url = url
         self.status_code = head.status_code
@@ -129,23 +115,22 @@ class Connections:
         self._ways: dict[Origin, _Way] = {}
         self._closed = False
 
-    def speaks_to(self, url: str, *, external: bool) -> bool:
+    def speaks_to(self, url: Url, *, external: bool) -> bool:
         """Whether a request for `url` can be sent directly."""
-        way = self._way(replace(split(url)[0], is_external=external))
+        way = self._way(Origin(*url.origin, external))
         return way.is_direct and time.monotonic() >= way.left_to_library_until_s
 
     def ask(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes, *, external: bool
+        self, method: str, url: Url, headers: Mapping[str, str], body: bytes, *, external: bool
     ) -> Answer:
         """Send a request; if it is `external`, over connections whose other side was checked.
 
         Raises `NotPlain` when the library has to do it, and as `Connection` does. A request with a
         body was carried out then, as far as anyone knows.
         """
-        origin, begin = split(url)
-        origin = replace(origin, is_external=external)
+        origin = Origin(*url.origin, external)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        request = f"{method} {begin}{lines}\r\n".encode("latin-1") + body
+        request = f"{method} {first_lines(url)}{lines}\r\n".encode("latin-1") + body
         while True:
             connection = self._idle_one(origin)
             is_used = connection is not None
@@ -242,8 +227,7 @@ class Connections:
             known = self._ways.get(origin)
         if known is not None:
             return known
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        url = f"{origin.scheme}://{host}:{origin.port}/"
+        url = origin.url.text
         settings = self._library.merge_environment_settings(url, {}, True, None, None)
         proxy = requests.utils.select_proxy(url, settings["proxies"])
         verify = settings["verify"]

@@ -11,8 +11,10 @@ them.) What can go wrong on the way is settled here:
   allows; progress starts its patience anew, so that a long file outlives any number of cuts;
 * a server that ignores ranges answers 200: then the sink gets its bytes from offset 0, and says
   when it has enough;
-* a redirect is followed, at most five times, without the token, and its target is remembered per
-  artifact until its signature is refused (401, 403, 410), then asked for again;
+* a redirect is followed, at most five times; from the first hop on that is no call of the service
+  the token stays behind, wherever later ones lead. Its target is remembered per artifact, and the
+  service is asked again at any failure of it (``targets``);
+* a body in a content coding, which was not asked for, is decoded, as a whole (``encoding``);
 * an answer that is for another range is not passed on: `BadAnswer`;
 * nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
   must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
@@ -26,11 +28,9 @@ from __future__ import annotations
 
 import re
 import threading
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import quote, urljoin, urlsplit
-
-from cachetools import LRUCache
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import (
@@ -39,17 +39,24 @@ from artifactfs.errors import (
     ContentChanged,
     Gone,
     NotAllowed,
+    Refused,
+    RemoteError,
     TokenRejected,
     Unreachable,
 )
 from artifactfs.remote.artifacts import ArtifactsApi
+from artifactfs.remote.encoding import codings_of, decoding
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.retry import Transient
-from artifactfs.remote.session import Answer, Session
+from artifactfs.remote.session import Answer, Session, redirected
+from artifactfs.remote.targets import Targets
+from artifactfs.remote.url import Url, segment
 from artifactfs.spans import Span
 
 MOST_REDIRECTS = 5
-REMEMBERED_TARGETS = 4096
+MAX_SHARED_TARGETS = 5
+MAX_WAIT_S = 60.0
+_LOOK_S = 0.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACCEPTED = _REDIRECTS | {416}
 _RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
@@ -105,6 +112,19 @@ class Delivered:
     etag: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One URL on the way to an artifact.
+
+    `may_have_token` while it and all before it were calls of the service; `is_external` behind the
+    service's answer about a reference.
+    """
+
+    url: Url
+    may_have_token: bool
+    is_external: bool
+
+
 @dataclass(slots=True)
 class _Course:
     """Where one download stands. For one thread."""
@@ -115,17 +135,17 @@ class _Course:
     size_bytes: int | None = None
     ranged: bool = True
     ended: bool = False
+    is_whole: bool = False
 
 
 class Downloader:
-    """Reads artifacts. The remembered redirect targets are guarded by `_lock`."""
+    """Reads artifacts."""
 
     def __init__(self, session: Session, artifacts: ArtifactsApi, guard: AddressGuard) -> None:
         self._session = session
         self._artifacts = artifacts
         self._guard = guard
-        self._lock = threading.Lock()
-        self._targets: LRUCache[str, str] = LRUCache(REMEMBERED_TARGETS)
+        self._targets: Targets[Hop] = Targets()
 
     def probe(self, artifact: Artifact) -> Probe:
         """Size and ETag, by HEAD, or else by the answer to a range of one byte."""
@@ -177,31 +197,100 @@ class Downloader:
         if not course.span and course.span.start > 0:
             course.ended = True
             return
-        url = self._remembered(artifact)
+        for _ in range(MAX_SHARED_TARGETS):
+            target, question = self._targets.find(artifact.id)
+            if target is not None:
+                try:
+                    self._read(artifact, target, course, sink, cancelled)
+                    return
+                except (RemoteError, Transient) as error:
+                    if isinstance(error, Cancelled):
+                        raise
+                    question, is_ours = self._targets.forget(artifact.id, target)
+                    if is_ours and isinstance(error, Transient) and error.after_s is not None:
+                        self._targets.settle(artifact.id)
+                        raise
+                if is_ours:
+                    self._ask_again(artifact, course, sink, cancelled)
+                    return
+            if question is None or not self._wait(question, cancelled):
+                break
+        self._read(artifact, self._own(artifact), course, sink, cancelled)
+
+    def _ask_again(
+        self,
+        artifact: Artifact,
+        course: _Course,
+        sink: Sink,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Read from where the service says now, for all readers that wait for the answer."""
+        final: Exception | None = None
+        try:
+            self._read(artifact, self._own(artifact), course, sink, cancelled)
+        except (Gone, NotAllowed, Refused, TokenRejected) as error:
+            final = error
+            raise
+        finally:
+            self._targets.settle(artifact.id, final)
+
+    def _wait(self, question: Future[None], cancelled: threading.Event | None) -> bool:
+        """Wait for a question; False if it takes too long. Raises what all its readers get."""
+        for _ in range(int(MAX_WAIT_S / _LOOK_S)):
+            if wait([question], _LOOK_S).done:
+                question.result()
+                return True
+            if self._session.is_closed or (cancelled is not None and cancelled.is_set()):
+                raise Cancelled("the download was given up")
+        return False
+
+    def _read(
+        self,
+        artifact: Artifact,
+        hop: Hop,
+        course: _Course,
+        sink: Sink,
+        cancelled: threading.Event | None,
+    ) -> None:
+        """Read from `hop`, or from where it redirects to."""
+        start = hop
         for _ in range(MOST_REDIRECTS + 1):
-            external = artifact.external_url is not None and url != self._own(artifact)
-            if external:
-                self._guard.check(url)
+            if hop.is_external:
+                self._guard.check(hop.url)
             headers = (
                 {}
-                if not course.span
+                if not course.span or course.is_whole
                 else {"Range": f"bytes={course.position}-{course.span.stop - 1}"}
             )
-            try:
-                with self._session.fetch(
-                    url, headers, accept=_ACCEPTED, external=external
-                ) as answer:
-                    if answer.status_code not in _REDIRECTS:
-                        self._receive(artifact, answer, course, sink, cancelled)
-                        return
-                    location = answer.headers.get("location", "")
-            except (NotAllowed, Gone, TokenRejected):
-                if not self._forget(artifact, url):
-                    raise
-                location = self._own(artifact)
-            url = _target(artifact, url, location)
-            self._remember(artifact, url)
+            with self._session.fetch(
+                hop.url,
+                headers,
+                accept=_ACCEPTED,
+                token=hop.may_have_token,
+                external=hop.is_external,
+            ) as answer:
+                if codings_of(answer.headers) and answer.status_code == 206:
+                    if course.is_whole:
+                        raise BadAnswer(f"{artifact.id}: a range of an encoded body")
+                    course.is_whole = True  # a range of the encoded bytes is none of the file
+                    continue
+                if answer.status_code not in _REDIRECTS:
+                    found = self._check_range(artifact, answer, course)
+                    if hop is not start:
+                        self._targets.remember(artifact.id, hop)
+                    elif hop.may_have_token:
+                        self._targets.settle(artifact.id)  # the service answers itself
+                    self._receive(artifact, answer, course, sink, cancelled, found)
+                    return
+                location = answer.headers.get("location", "")
+            hop = self._next(artifact, hop, location)
         raise BadAnswer(f"{artifact.id}: more than {MOST_REDIRECTS} redirects")
+
+    def _next(self, artifact: Artifact, hop: Hop, location: str) -> Hop:
+        """Where a redirect leads. Raises `BadAnswer`."""
+        url = redirected(hop.url, location)
+        may_have_token = hop.may_have_token and self._session.is_api(url)
+        return Hop(url, may_have_token, is_external=artifact.external_url is not None)
 
     def _receive(
         self,
@@ -210,13 +299,17 @@ class Downloader:
         course: _Course,
         sink: Sink,
         cancelled: threading.Event | None,
+        found: tuple[int, int | None],
     ) -> None:
-        offset, stop = self._check_range(artifact, answer, course)
+        offset, stop = found
         if course.etag:
             sink.version(course.etag)
         if stop is not None and offset >= stop:
             course.ended = True
             return
+        read = None
+        if codings_of(answer.headers):
+            read = decoding(answer.read, answer.headers, artifact.id)
         try:
             with self._session.translated(answer.url):
                 while stop is None or offset < stop:
@@ -225,7 +318,12 @@ class Downloader:
                     room = sink.room(offset)
                     if stop is not None:
                         room = room[: stop - offset]
-                    count = answer.readinto(room)
+                    if read is None:
+                        count = answer.readinto(room)
+                    else:
+                        piece = read(len(room))
+                        count = len(piece)
+                        room[:count] = piece
                     if not count:
                         break
                     offset += count
@@ -234,6 +332,8 @@ class Downloader:
                     if not sink.take(count, more=offset != stop and answer.is_arriving()):
                         course.ended = True
                         return
+                if read is not None and stop is not None and (offset < stop or read(1)):
+                    raise BadAnswer(f"{artifact.id}: its decoded body is not of {stop} bytes")
         finally:
             sink.pause()
         if stop is not None and offset < stop:
@@ -247,11 +347,17 @@ class Downloader:
         self, artifact: Artifact, answer: Answer, course: _Course
     ) -> tuple[int, int | None]:
         """Where the body begins and ends (None: unknown). Raises `BadAnswer` if it is not ours."""
-        headers = answer.headers
-        etag = headers.get("etag")
+        etag = answer.headers.get("etag")
         if course.etag and etag and etag != course.etag:
             raise ContentChanged(f"{artifact.id}: its content changed while it was read")
+        found = self._find_range(artifact, answer, course)
         course.etag = etag or course.etag
+        return found
+
+    def _find_range(
+        self, artifact: Artifact, answer: Answer, course: _Course
+    ) -> tuple[int, int | None]:
+        headers = answer.headers
         if answer.status_code == 416:
             past = _RANGE_PAST_END.fullmatch(headers.get("content-range", "").strip())
             self._check_size(artifact, course, int(past[1]) if past else course.position)
@@ -271,12 +377,11 @@ class Downloader:
             if found[3] != "*":
                 self._check_size(artifact, course, int(found[3]))
             return start, last + 1
-        course.ranged = False
-        length = headers.get("content-length", "")
+        length = "" if codings_of(headers) else headers.get("content-length", "")
         if length.isdigit():
             self._check_size(artifact, course, int(length))
-            return 0, int(length)
-        return 0, artifact.size_bytes
+        course.ranged = False
+        return 0, int(length) if length.isdigit() else artifact.size_bytes
 
     def _check_size(self, artifact: Artifact, course: _Course, size_bytes: int) -> None:
         for known in (artifact.size_bytes, course.size_bytes):
@@ -284,30 +389,5 @@ class Downloader:
                 raise BadAnswer(f"{artifact.id}: {size_bytes} bytes instead of {known}")
         course.size_bytes = size_bytes
 
-    def _own(self, artifact: Artifact) -> str:
-        return self._session.absolute(f"artifacts/{quote(artifact.id, safe='')}")
-
-    def _remembered(self, artifact: Artifact) -> str:
-        with self._lock:
-            return self._targets.get(artifact.id) or self._own(artifact)
-
-    def _remember(self, artifact: Artifact, url: str) -> None:
-        with self._lock:
-            self._targets[artifact.id] = url
-
-    def _forget(self, artifact: Artifact, url: str) -> bool:
-        """Whether there was a remembered target, which has been refused now."""
-        with self._lock:
-            return self._targets.pop(artifact.id, None) == url and url != self._own(artifact)
-
-
-def _target(artifact: Artifact, url: str, location: str) -> str:
-    """Where a redirect from `url` leads. Raises `BadAnswer` if that is no place."""
-    if not location:
-        raise BadAnswer(f"{artifact.id}: a redirect without a target")
-    try:
-        target = urljoin(url, location)
-        _ = urlsplit(target).port  # raises for what is no number of a port
-    except ValueError as error:
-        raise BadAnswer(f"{artifact.id}: a redirect to {location[:80]!r}") from error
-    return target
+    def _own(self, artifact: Artifact) -> Hop:
+        return Hop(self._session.call(f"artifacts/{segment(artifact.id)}"), True, is_external=False)

@@ -24,6 +24,7 @@ import requests
 
 from artifactfs.errors import Cancelled, Unreachable, Unsupported
 from artifactfs.job import StreamEvent
+from artifactfs.remote.encoding import codings_of
 from artifactfs.remote.retry import Backoff, Transient
 from artifactfs.remote.session import Session
 from artifactfs.remote.sse import MOST_FRAME_BYTES, Event, Parser
@@ -149,12 +150,13 @@ class EventStream:
             headers["Last-Event-ID"] = self.last_id.encode().decode("latin-1")
         with self._session.open(
             "GET",
-            self._session.absolute(self._path),
+            self._session.call(self._path),
             headers=headers,
             params=self._params,
             optional=True,
         ) as response:
             kind = response.headers.get("Content-Type", "")
-            if response.status_code == _NO_CONTENT or "event-stream" not in kind.lower():
+            is_stream = "event-stream" in kind.lower() and not codings_of(response.headers)
+            if response.status_code == _NO_CONTENT or not is_stream:
                 raise Unsupported(f"GET {self._path}: the answer is no event stream")
             yield response

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
 
 from artifactfs.errors import Refused, Unreachable
 from artifactfs.remote.retry import Transient
+from artifactfs.remote.url import Url
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -23,18 +23,15 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 class AddressGuard:
     """Checks targets of external references."""
 
-    def __init__(self, service_url: str, *, allow_private: bool) -> None:
-        self._service_url = service_url
+    def __init__(self, service: Url, *, allow_private: bool) -> None:
+        self._service = service
         self._allow_private = allow_private
         self._service_private: bool | None = None
 
-    def check(self, url: str) -> None:
+    def check(self, url: Url) -> None:
         """Raise `Refused` if `url` must not be read."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Refused(f"the external reference {url!r} is no http or https URL")
         if not self._allow_private and any(map(_is_private, _addresses(url))):
-            self._refuse_unless_all_is_private(parts.hostname)
+            self._refuse_unless_all_is_private(url.host)
 
     def check_peer(self, address: str) -> None:
         """Raise `Refused` if nothing must be sent to this address."""
@@ -43,7 +40,7 @@ class AddressGuard:
 
     def _refuse_unless_all_is_private(self, where: str) -> None:
         if self._service_private is None:
-            self._service_private = any(map(_is_private, _addresses(self._service_url)))
+            self._service_private = any(map(_is_private, _addresses(self._service)))
         if not self._service_private:
             raise Refused(
                 f"the external reference leads to {where}, a private address",
@@ -51,13 +48,11 @@ class AddressGuard:
             )
 
 
-def _addresses(url: str) -> list[str]:
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+def _addresses(url: Url) -> list[str]:
     try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        unknown = Unreachable(f"{parts.hostname} is not known: {error}")
+        unknown = Unreachable(f"{url.host} is not known: {error}")
         raise Transient(unknown) from error
     return [str(one[4][0]) for one in found]
 

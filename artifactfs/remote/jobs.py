@@ -16,6 +16,7 @@ from artifactfs.remote import wire, wire_jobs
 from artifactfs.remote.events import PATIENCE_S, EventStream
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
+from artifactfs.remote.url import segment
 from artifactfs.remote.wire_jobs import Verdict
 
 MOST_QUERY_CHARS = 6000
@@ -40,16 +41,16 @@ class JobsApi:
 
     def job(self, job_id: str, *, deadline_s: float | None = None) -> bytes:
         """The job's JSON. Raises `Gone`, `NotAllowed`."""
-        return self._json(f"jobs/{_quoted(job_id)}", deadline_s)
+        return self._json(f"jobs/{segment(job_id)}", deadline_s)
 
     def tasks(self, job_id: str, *, deadline_s: float | None = None) -> bytes:
         """The JSON of its tasks. Raises `Gone`, `NotAllowed`."""
-        return self._json(f"jobs/{_quoted(job_id)}/tasks", deadline_s)
+        return self._json(f"jobs/{segment(job_id)}/tasks", deadline_s)
 
     def result(self, job_id: str, *, deadline_s: float | None = None) -> bytes | None:
         """The JSON of its result, None while there is none."""
         try:
-            return self._json(f"results/{_quoted(job_id)}", deadline_s)
+            return self._json(f"results/{segment(job_id)}", deadline_s)
         except (Gone, Conflict):
             return None
 
@@ -60,7 +61,7 @@ class JobsApi:
         """
         try:
             data, headers = self._session.body(
-                "GET", f"jobs/{_quoted(job_id)}/output", read=bytes, deadline_s=deadline_s
+                "GET", f"jobs/{segment(job_id)}/output", read=bytes, deadline_s=deadline_s
             )
         except (Gone, Conflict):
             return None
@@ -79,7 +80,7 @@ class JobsApi:
 
     def stream(self, job_id: str, *, last_id: str = "") -> EventStream:
         """What happens to one job."""
-        return EventStream(self._session, f"jobs/{_quoted(job_id)}/stream", last_id=last_id)
+        return EventStream(self._session, f"jobs/{segment(job_id)}/stream", last_id=last_id)
 
     def watch(
         self, job_ids: Sequence[str], *, patience_s: float = PATIENCE_S
@@ -102,7 +103,7 @@ class JobsApi:
 
     def project_stream(self, project: str, *, last_id: str = "") -> EventStream:
         """What happens in a project."""
-        return EventStream(self._session, f"projects/{_quoted(project)}/stream", last_id=last_id)
+        return EventStream(self._session, f"projects/{segment(project)}/stream", last_id=last_id)
 
     def has_project(self, project: str) -> bool:
         """Whether there is a stream of this project's events. Raises what else is the matter."""
@@ -142,9 +143,3 @@ class JobsApi:
             return data
 
         return self._session.body("GET", path, read=read, deadline_s=deadline_s)[0]
-
-
-def _quoted(name: str) -> str:
-    if name in (".", ".."):  # libraries would resolve them, however they are written
-        raise BadAnswer(f"{name} cannot be asked for", remedy="")
-    return quote(name, safe="")

@@ -10,7 +10,7 @@ from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.download import Downloader
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.jobs import JobsApi
-from artifactfs.remote.session import Session
+from artifactfs.remote.session import Session, service_url
 from artifactfs.remote.uploads import UploadsApi
 from artifactfs.token import TokenSource
 
@@ -31,7 +31,7 @@ class Service:
         pool_size: int = 32,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        guard = AddressGuard(url, allow_private=external_allow_private)
+        guard = AddressGuard(service_url(url), allow_private=external_allow_private)
         self._session = Session(
             url, token, http, check_peer=guard.check_peer, pool_size=pool_size, clock=clock
         )

@@ -3,10 +3,13 @@
 Every request of the project goes through `Session.attempt`, inside the retry loop of `retry`. It
 sees to it that
 
-* the bearer token goes to the service's own calls and nowhere else, whoever asks for what URL, and
-  with no request on behalf of an external reference, whose peers are checked (``peers``);
+* the bearer token goes to the service's own calls and nowhere else (`Session.is_api`), never where
+  a URL has come from elsewhere, and with no request on behalf of an external reference, whose peers
+  are checked (``peers``). The `Url` that this depends on is the one that is connected to (``url``);
 * nothing is compressed (``Accept-Encoding: identity``: sizes and ranges are those of the file);
-* redirects are not followed by the library, which would carry headers along;
+* redirects are not followed by the library, which would carry headers along, and are no success:
+  those of the service's calls name the URL that is to be set; and no cookies are kept, which go to
+  every port of a host;
 * an answer of 401 has the token read again from its source, once, and tried if it is another one;
 * the library's exceptions and the service's status codes become errors of ``errors``.
 
@@ -21,14 +24,16 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import io
 import random
 import re
 import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
@@ -39,6 +44,7 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import (
     BadAnswer,
     Cancelled,
+    ConfigError,
     Conflict,
     CreditsShort,
     Gone,
@@ -57,8 +63,10 @@ from artifactfs.remote.bodies import Adapter
 from artifactfs.remote.connection import NotPlain
 from artifactfs.remote.connections import Answer as DirectAnswer
 from artifactfs.remote.connections import Connections
+from artifactfs.remote.encoding import decoding, read_all
 from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
+from artifactfs.remote.url import Url, of_header, parse
 from artifactfs.token import Secret, TokenSource
 
 T = TypeVar("T")
@@ -75,15 +83,31 @@ _UNUSABLE = (
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": f"artifactfs/{__version__}"}
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OPTIONAL = frozenset({404, 405, 501})
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PERMANENT = frozenset({301, 308})
+_UNAUTHORIZED = 401
 _MOST_RETRY_AFTER_S = 3600.0
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?")
 
 
-def origin_of(url: str) -> str:
-    """Scheme, host and port of `url`, which together decide who sees the token."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    return f"{parts.scheme}://{(parts.hostname or '').lower()}:{port}"
+def service_url(text: str) -> Url:
+    """The service's base URL as a value. Raises `ConfigError`."""
+    try:
+        return parse(text)
+    except BadAnswer as error:
+        raise ConfigError(
+            error.message, remedy="set url to one as https://computalot.com"
+        ) from error
+
+
+def redirected(url: Url, location: str) -> Url:
+    """Where a redirect from `url` leads. Raises `BadAnswer`, also for one from https to http."""
+    if not location:
+        raise BadAnswer(f"{url.shown}: a redirect without a target")
+    target = parse(of_header(location), url)
+    if url.scheme == "https" and target.scheme == "http":
+        raise BadAnswer(f"{url.shown}: a redirect from https to http, {target.shown}, is refused")
+    return target
 
 
 class Answer(Protocol):
@@ -92,7 +116,7 @@ class Answer(Protocol):
     `headers` is asked in lower case.
     """
 
-    url: str
+    url: Url
     status_code: int
     reason: str
     headers: Mapping[str, str]
@@ -123,8 +147,8 @@ class _CanShutDown(Protocol):
 class LibraryAnswer:
     """An `Answer` that requests has got."""
 
-    def __init__(self, response: requests.Response) -> None:
-        self.url = response.url
+    def __init__(self, response: requests.Response, url: Url) -> None:
+        self.url = url
         self.status_code = response.status_code
         self.reason = response.reason
         self.headers: Mapping[str, str] = response.headers
@@ -161,9 +185,9 @@ class Session:
         pool_size: int,
         clock: Clock,
     ) -> None:
-        self.url = url
-        self.origin = origin_of(url)
-        self._api_path = urlsplit(url).path.rstrip("/") + "/api/"
+        self._base = service_url(url)
+        self._api = replace(self._base, path=self._base.path.rstrip("/") + "/api")
+        self.origin = f"{self._base.scheme}://{self._base.host}:{self._base.port}"
         self.clock = clock
         self.retry_for_s = http.retry_for_s
         self._timeout = (http.connect_timeout_s, http.timeout_s)
@@ -178,23 +202,23 @@ class Session:
         self._requests = _library(Adapter(**pools))
         self._external_requests = _library(peers.adapter(**pools))
         self._environment = requests.Session()
-        self._surroundings: dict[str, dict[str, Any]] = {}
+        self._surroundings: dict[tuple[str, str, int], dict[str, Any]] = {}
         self._connections = Connections(
             self._environment, peers, http.connect_timeout_s, http.timeout_s, pool_size
         )
 
-    def absolute(self, path: str) -> str:
-        """A URL from what the service names: a path below its API, or a URL already."""
-        if path.startswith(("http://", "https://")):
-            return path
-        if path.startswith("/api/"):
-            return urljoin(self.url + "/", path)
-        return f"{self.url}/api/v1/{path.lstrip('/')}"
+    def call(self, path: str) -> Url:
+        """The URL of a call, whose path below the API is ours."""
+        return parse(f"{self._api.text}/v1/{path}")
+
+    def named(self, text: str, path: str) -> Url:
+        """A URL that the answer to the call `path` has named. Raises `BadAnswer`."""
+        return parse(text, self.call(path))
 
     def json(
         self,
         method: str,
-        path: str,
+        path: str | Url,
         *,
         body: Any = None,
         params: Mapping[str, str] | None = None,
@@ -203,6 +227,7 @@ class Session:
         cancelled: threading.Event | None = None,
     ) -> tuple[Any, Mapping[str, str]]:
         """Call the service and return its JSON and its headers, after retries."""
+        what = f"{method} {path.path if isinstance(path, Url) else path}"
         answered, headers = self.body(
             method,
             path,
@@ -211,14 +236,14 @@ class Session:
             optional=optional,
             deadline_s=deadline_s,
             cancelled=cancelled,
-            read=lambda data: wire.parse(data, f"{method} {path}"),
+            read=lambda data: wire.parse(data, what),
         )
         return answered, headers
 
     def body(
         self,
         method: str,
-        path: str,
+        path: str | Url,
         *,
         read: Callable[[bytes], T],
         body: Any = None,
@@ -228,14 +253,15 @@ class Session:
         cancelled: threading.Event | None = None,
     ) -> tuple[T, Mapping[str, str]]:
         """Call the service and return what `read` makes of the body, and its headers."""
+        url = path if isinstance(path, Url) else self.call(path)
 
         def attempt() -> tuple[T, Mapping[str, str]]:
-            with self.open(
-                method, self.absolute(path), json=body, params=params, optional=optional
-            ) as response:
-                data = response.raw.read(MOST_ANSWER_BYTES + 1)
+            with self.open(method, url, json=body, params=params, optional=optional) as response:
+                with self.translated(url):
+                    decoded = decoding(response.raw.read, response.headers, f"{method} {url.shown}")
+                    data = read_all(decoded, MOST_ANSWER_BYTES + 1)
                 if len(data) > MOST_ANSWER_BYTES:
-                    raise BadAnswer(f"{method} {path}: the answer is too large")
+                    raise BadAnswer(f"{method} {url.shown}: the answer is too large")
                 return read(data), response.headers
 
         return self.run(attempt, deadline_s=deadline_s, cancelled=cancelled)
@@ -254,18 +280,23 @@ class Session:
             cancelled=cancelled,
         )
 
-    def is_api(self, url: str) -> bool:
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed: whatever waits for an answer may stop."""
+        return self._closed.is_set()
+
+    def is_api(self, url: Url) -> bool:
         """Whether `url` is a call of the service itself, and so may see the token.
 
         The service's own object store can share its origin: presigned URLs take no token.
         """
-        return origin_of(url) == self.origin and urlsplit(url).path.startswith(self._api_path)
+        return url.is_below(self._api)
 
     @contextlib.contextmanager
     def open(
         self,
         method: str,
-        url: str,
+        url: Url,
         *,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
@@ -280,46 +311,49 @@ class Session:
         Raises `Transient` for what is worth another try, a `RemoteError` for what is not.
         """
         ours = token and self.is_api(url)
+        url = url.with_parameters(params)
         with contextlib.ExitStack() as closing:
-            response = self._send(method, url, headers, json, data, params, ours)
+            response = self._send(method, url, headers, json, data, ours)
             if ours and response.status_code == 401 and self._read_token_again():
                 response.close()
-                response = self._send(method, url, headers, json, data, params, ours)
+                response = self._send(method, url, headers, json, data, ours)
             closing.callback(self._done, response)
             with self._lock:
                 self._in_flight.add(response.raw)
             if self._closed.is_set():
                 raise Cancelled("the connection to the service is closed")
             with self.translated(url):
-                if response.status_code not in accept and not response.ok:
+                if response.status_code not in accept and not _is_success(response.status_code):
                     said = response.raw.read(_MOST_ERROR_BYTES)
-                    raise _failure(response, said, f"{method} {_shown(url)}", optional)
+                    raise self._failure(response, url, said, method, optional, ours)
                 yield response
 
     @contextlib.contextmanager
     def fetch(
         self,
-        url: str,
+        url: Url,
         headers: Mapping[str, str],
         *,
         accept: frozenset[int],
+        token: bool = True,
         external: bool = False,
     ) -> Iterator[Answer]:
         """One attempt at a GET whose body is for the disk; see `open` for what it raises.
 
-        An `external` one carries no token, wherever it leads, and its peer is checked.
+        Without `token` it carries none, wherever it leads; nor does an `external` one, whose peer
+        is checked.
         """
-        ours = self.is_api(url) and not external
+        ours = token and self.is_api(url) and not external
         with (
             self._answered(lambda: self._get(url, headers, ours, external), ours) as answer,
             self.translated(url),
         ):
-            if answer.status_code not in accept and answer.status_code >= 400:
+            if answer.status_code not in accept and not _is_success(answer.status_code):
                 said = answer.read(_MOST_ERROR_BYTES)
-                raise _failure(answer, said, f"GET {_shown(url)}", optional=False)
+                raise self._failure(answer, url, said, "GET", False, ours)
             yield answer
 
-    def post(self, url: str, headers: Mapping[str, str], body: bytes) -> bytes | None:
+    def post(self, url: Url, headers: Mapping[str, str], body: bytes) -> bytes | None:
         """One attempt at a POST to the service with a small body; what is answered.
 
         It is sent at most once. None: it was not, the caller has to do it by `open`, which says
@@ -333,15 +367,17 @@ class Session:
             self._answered(lambda: self._post(url, {**headers, **length}, body), True) as answer,
             self.translated(url),
         ):
-            if not 200 <= answer.status_code < 300:
+            if not _is_success(answer.status_code):
                 said = answer.read(_MOST_ERROR_BYTES)
-                raise _failure(answer, said, f"POST {_shown(url)}", optional=False)
+                raise self._failure(answer, url, said, "POST", False, True)
             if answer.length_bytes > MOST_ANSWER_BYTES:
-                raise BadAnswer(f"POST {_shown(url)}: the answer is too large")
+                raise BadAnswer(f"POST {url.shown}: the answer is too large")
             said = answer.read(MOST_ANSWER_BYTES)
             if len(said) < answer.length_bytes:
-                raise Transient(Unreachable(f"{_shown(url)}: the answer broke off"))
-            return said
+                raise Transient(Unreachable(f"{url.shown}: the answer broke off"))
+            pieces = io.BytesIO(said)
+            decoded = decoding(pieces.read, answer.headers, f"POST {url.shown}")
+            return read_all(decoded, MOST_ANSWER_BYTES)
 
     @contextlib.contextmanager
     def _answered(self, ask: Callable[[], A], ours: bool) -> Iterator[A]:
@@ -361,7 +397,7 @@ class Session:
                 self._in_flight.discard(answer)
             answer.close()
 
-    def _get(self, url: str, headers: Mapping[str, str], ours: bool, external: bool) -> Answer:
+    def _get(self, url: Url, headers: Mapping[str, str], ours: bool, external: bool) -> Answer:
         with self.translated(url):
             if not self._closed.is_set() and self._connections.speaks_to(url, external=external):
                 sent = {**_HEADERS, **headers}
@@ -370,9 +406,9 @@ class Session:
                 with contextlib.suppress(NotPlain):
                     return self._connections.ask("GET", url, sent, b"", external=external)
         library = self._external_requests if external else self._requests
-        return LibraryAnswer(self._send("GET", url, headers, None, None, None, ours, library))
+        return LibraryAnswer(self._send("GET", url, headers, None, None, ours, library), url)
 
-    def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> DirectAnswer:
+    def _post(self, url: Url, headers: Mapping[str, str], body: bytes) -> DirectAnswer:
         with self.translated(url):
             try:
                 return self._connections.ask(
@@ -383,17 +419,16 @@ class Session:
                     external=False,
                 )
             except NotPlain as error:
-                lost = Unreachable(f"{_shown(url)} answered as was not understood: {error}")
+                lost = Unreachable(f"{url.shown} answered as was not understood: {error}")
                 raise Transient(lost) from error
 
     def _send(
         self,
         method: str,
-        url: str,
+        url: Url,
         headers: Mapping[str, str] | None,
         json: Any,
         data: Any,
-        params: Mapping[str, str] | None,
         ours: bool,
         library: requests.Session | None = None,
     ) -> requests.Response:
@@ -408,11 +443,10 @@ class Session:
             with self.translated(url):
                 return (library or self._requests).request(
                     method,
-                    url,
+                    url.text,
                     headers=sent,
                     json=json,
                     data=data,
-                    params=params,
                     timeout=self._timeout,
                     allow_redirects=False,
                     **self._surroundings_of(url),
@@ -422,19 +456,20 @@ class Session:
             if close is not None:
                 close()
 
-    def _surroundings_of(self, url: str) -> dict[str, Any]:
+    def _surroundings_of(self, url: Url) -> dict[str, Any]:
         """Proxies and certificates from the environment, which costs more to read than to send."""
-        origin = origin_of(url)
-        found = self._surroundings.get(origin)
+        found = self._surroundings.get(url.origin)
         if found is None:
-            found = dict(self._environment.merge_environment_settings(url, {}, True, None, None))
-            self._surroundings[origin] = found
+            found = dict(
+                self._environment.merge_environment_settings(url.text, {}, True, None, None)
+            )
+            self._surroundings[url.origin] = found
         return found
 
     @contextlib.contextmanager
-    def translated(self, url: str) -> Iterator[None]:
+    def translated(self, url: Url) -> Iterator[None]:
         """Turn the libraries' exceptions into ours: `Transient` where another try may help."""
-        where = _shown(url)
+        where = url.shown
         try:
             yield
         except _UNUSABLE as error:
@@ -455,6 +490,55 @@ class Session:
     def _raise_if_closed(self, error: BaseException) -> None:
         if self._closed.is_set():
             raise Cancelled("the connection to the service is closed") from error
+
+    def _failure(
+        self,
+        response: requests.Response | Answer,
+        url: Url,
+        body: bytes,
+        method: str,
+        optional: bool,
+        ours: bool,
+    ) -> Exception:
+        """What an answer that is no success means; `ours` is a call of the service, with token."""
+        status = response.status_code
+        said = wire.complaint(body)
+        what = f"{method} {url.shown}"
+        message = f"{what}: {said.message or response.reason or 'no reason given'} ({status})"
+        if optional and status in _OPTIONAL:
+            return Unsupported(message)
+        if status in _REDIRECTS:
+            return self._redirect(url, response.headers.get("location", ""), status, what, ours)
+        if status in _TRANSIENT:
+            from artifactfs.clock import SYSTEM_CLOCK
+
+            after_s = retry_after_s(response.headers.get("retry-after"), SYSTEM_CLOCK)
+            return Transient(Unreachable(message), after_s)
+        if status == _UNAUTHORIZED and not ours:
+            return NotAllowed(message)  # a store's signature, not the token
+        kind = _KINDS.get(status)
+        remedy = said.action or None
+        if kind is not None:
+            return kind(message, remedy=remedy)
+        return Refused(message, remedy=remedy, code=said.code)
+
+    def _redirect(self, url: Url, location: str, status: int, what: str, ours: bool) -> Exception:
+        """What a redirect means that is not followed."""
+        try:
+            target = redirected(url, location)
+        except BadAnswer as error:
+            return Refused(f"{what}: {error.message} ({status})")
+        if not ours or status not in _PERMANENT:
+            message = f"{what}: redirects to {target.shown}, which is not followed ({status})"
+            # A call of the service is redirected for a while by what stands before it: a page to
+            # log in to a network, or one that tells of maintenance.
+            return Transient(Unreachable(message)) if ours else Refused(message)
+        below = url.path.removeprefix(self._base.path.rstrip("/"))
+        base = replace(target, path=target.path.removesuffix(below), query=None)
+        return Refused(
+            f"{what}: the service has moved to {base.shown} ({status})",
+            remedy=f"set url to {base.shown}, if you trust it with the token",
+        )
 
     def _done(self, response: requests.Response) -> None:
         with self._lock:
@@ -498,6 +582,7 @@ def _library(adapter: requests.adapters.HTTPAdapter) -> requests.Session:
     session.auth = _no_auth
     session.mount("http://", adapter)
     session.mount("https://", adapter)
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     session.headers.clear()
     session.headers.update(_HEADERS)
     return session
@@ -508,10 +593,8 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
 
 
-def _shown(url: str) -> str:
-    """A URL for messages: without the query, which may hold a signature."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 def _reason(error: BaseException) -> str:
@@ -558,23 +641,3 @@ _KINDS: dict[int, type[RemoteError]] = {
     413: TooLarge,
     507: StorageFull,
 }
-
-
-def _failure(
-    response: requests.Response | Answer, body: bytes, what: str, optional: bool
-) -> Exception:
-    status = response.status_code
-    said = wire.complaint(body)
-    message = f"{what}: {said.message or response.reason or 'no reason given'} ({status})"
-    if optional and status in _OPTIONAL:
-        return Unsupported(message)
-    if status in _TRANSIENT:
-        from artifactfs.clock import SYSTEM_CLOCK
-
-        after_s = retry_after_s(response.headers.get("retry-after"), SYSTEM_CLOCK)
-        return Transient(Unreachable(message), after_s)
-    kind = _KINDS.get(status)
-    remedy = said.action or None
-    if kind is not None:
-        return kind(message, remedy=remedy)
-    return Refused(message, remedy=remedy, code=said.code)

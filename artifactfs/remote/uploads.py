@@ -2,7 +2,8 @@
 
 This room knows the calls; which way a file takes, and what happens after a crash, is decided in
 ``drop``. A way the service does not have raises `Unsupported`, a file too large for one `TooLarge`.
-URLs of the object store get exactly the headers the service named, and never the token.
+URLs of the object store get exactly the headers the service named, and never the token; a redirect
+of theirs that keeps the method (307, 308) is followed once.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer, Gone
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.bodies import Body, Progress, Sending
-from artifactfs.remote.session import MOST_ANSWER_BYTES, Session
+from artifactfs.remote.encoding import decoding, read_all
+from artifactfs.remote.session import MOST_ANSWER_BYTES, Session, redirected
+from artifactfs.remote.url import Url, segment
 from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
 
 _LISTED = 1000
 _IN_ONE_PIECE_BYTES = 64 << 10
+_SAME_METHOD = frozenset({307, 308})
 
 
 def header_filename(filename: str) -> str:
@@ -59,7 +63,7 @@ class UploadsApi:
         }
         if sha256 is not None:
             headers["X-Artifact-Sha256"] = sha256
-        url = self._session.absolute("artifacts")
+        url = self._session.call("artifacts")
         body = None
         if source.size_bytes <= _IN_ONE_PIECE_BYTES:
             body = self._send_small(url, headers, source, progress, cancelled)
@@ -102,7 +106,7 @@ class UploadsApi:
         cancelled: threading.Event | None = None,
     ) -> None:
         """PUT the bytes. Raises `NotAllowed` or `Gone` when the URL has expired."""
-        url = self._session.absolute(ticket.url)
+        url = self._session.named(ticket.url, "artifacts/direct")
         self._send(ticket.method, url, ticket.headers, source, progress, cancelled)
 
     def complete_direct(
@@ -111,9 +115,8 @@ class UploadsApi:
         """Tell the service that the bytes are there; None where it does not want to be told."""
         if ticket.complete_url is None:
             return None
-        document, _ = self._session.json(
-            "POST", ticket.complete_url, body={"sha256": sha256, "size": size_bytes}
-        )
+        url = self._session.named(ticket.complete_url, "artifacts/direct")
+        document, _ = self._session.json("POST", url, body={"sha256": sha256, "size": size_bytes})
         return wire.answered_artifact(document, "POST /artifacts/direct/…/complete")
 
     def start_multipart(
@@ -149,7 +152,7 @@ class UploadsApi:
         cancelled: threading.Event | None = None,
     ) -> str:
         """PUT one part and return its ETag. Raises `NotAllowed` or `Gone` on an expired URL."""
-        target = self._session.absolute(url.url)
+        target = self._session.named(url.url, "artifacts/multipart")
         _, headers = self._send("PUT", target, url.headers, source, progress, cancelled)
         etag = headers.get("ETag", "")
         if not etag:
@@ -172,7 +175,7 @@ class UploadsApi:
         """Give the upload up; one that is gone already is fine."""
 
         def attempt() -> None:
-            with self._session.open("DELETE", self._session.absolute(self._multipart(upload_id))):
+            with self._session.open("DELETE", self._session.call(self._multipart(upload_id))):
                 return
 
         try:
@@ -181,7 +184,7 @@ class UploadsApi:
             return
 
     def _multipart(self, upload_id: str, rest: str = "") -> str:
-        return f"artifacts/multipart/{quote(upload_id, safe='')}{rest}"
+        return f"artifacts/multipart/{segment(upload_id)}{rest}"
 
     def _start(self, way: str, sha256: str, size_bytes: int, filename: str) -> object:
         body = {
@@ -194,7 +197,7 @@ class UploadsApi:
 
     def _send_small(
         self,
-        url: str,
+        url: Url,
         headers: Mapping[str, str],
         source: Body,
         progress: Progress | None,
@@ -214,7 +217,7 @@ class UploadsApi:
     def _send(
         self,
         method: str,
-        url: str,
+        url: Url,
         headers: Mapping[str, str | bytes],
         source: Body,
         progress: Progress | None,
@@ -223,15 +226,28 @@ class UploadsApi:
         token: bool = False,
         deadline_s: float | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
-        def attempt() -> tuple[bytes, Mapping[str, str]]:
-            length = {"Content-Length": str(source.size_bytes)}
+        """Send a body. Where no token goes along, a redirect that keeps the method is followed."""
+        length = {"Content-Length": str(source.size_bytes)}
+
+        def attempt(target: Url, accept: frozenset[int]) -> tuple[bytes, Mapping[str, str]] | Url:
             with self._session.open(
                 method,
-                url,
+                target,
                 headers=dict(headers) | length,  # type: ignore[arg-type]
                 data=lambda: Sending(source, progress, cancelled),
                 token=token,
+                accept=accept,
             ) as response:
-                return response.raw.read(MOST_ANSWER_BYTES), response.headers
+                if response.status_code in accept:
+                    return redirected(target, response.headers.get("Location", ""))
+                read = decoding(response.raw.read, response.headers, f"{method} {target.shown}")
+                return read_all(read, MOST_ANSWER_BYTES), response.headers
 
-        return self._session.run(attempt, cancelled=cancelled, deadline_s=deadline_s)
+        def attempts() -> tuple[bytes, Mapping[str, str]]:
+            answer = attempt(url, frozenset() if token else _SAME_METHOD)
+            if isinstance(answer, Url):
+                answer = attempt(answer, frozenset())
+            assert not isinstance(answer, Url)
+            return answer
+
+        return self._session.run(attempts, cancelled=cancelled, deadline_s=deadline_s)

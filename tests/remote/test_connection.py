@@ -23,7 +23,6 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import ArtifactfsError, BadAnswer, Refused, Unreachable
 from artifactfs.remote import Service
 from artifactfs.remote.connection import Head, NotPlain, parse_head
-from artifactfs.remote.connections import split
 from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
@@ -134,36 +133,6 @@ def test_any_sound_head_is_read_as_it_was_written(
     assert read.length_bytes == (0 if status < 200 or status in (204, 304) else length)
     stripped = {name: value.strip(" \t") for name, value in headers.items()}
     assert read.headers == stripped | {"content-length": str(length)}
-
-
-# URLs
-
-
-@pytest.mark.parametrize(
-    ("url", "host", "lines"),
-    [
-        ("http://h", "h", "/ HTTP/1.1\r\nHost: h\r\n"),
-        ("http://H:81/a?b=c#d", "h", "/a?b=c HTTP/1.1\r\nHost: h:81\r\n"),
-        ("http://h/a b/é", "h", "/a%20b/%C3%A9 HTTP/1.1\r\nHost: h\r\n"),
-        ("http://h/%41%2f?%zz", "h", "/A%2F?%25zz HTTP/1.1\r\nHost: h\r\n"),
-        ("http://h/a\r\nX: y", "h", "/a%0D%0AX:%20y HTTP/1.1\r\nHost: h\r\n"),
-        ("http://me:secret@h/a", "h", "/a HTTP/1.1\r\nHost: h\r\n"),
-        ("http://[::1]:82/a", "::1", "/a HTTP/1.1\r\nHost: [::1]:82\r\n"),
-        ("https://bü.de/", "xn--b-eha.de", "/ HTTP/1.1\r\nHost: xn--b-eha.de\r\n"),
-    ],
-)  # fmt: skip
-def test_what_is_asked_for_a_url(url: str, host: str, lines: str) -> None:
-    origin, begin = split(url)
-    assert (origin.host, begin) == (host, lines)
-
-
-@given(st.text(max_size=40), st.text(max_size=20))
-def test_no_url_ever_adds_a_line_to_a_request(path: str, host: str) -> None:
-    try:
-        _, begin = split(f"http://{host}h/{path}")
-    except ValueError:  # what requests raises for what is no URL
-        return
-    assert re.fullmatch(r"[!-~]+ HTTP/1\.1\r\nHost: [!-~]+\r\n", begin)
 
 
 # Conversations
@@ -424,17 +393,6 @@ def test_closing_ends_who_waits_for_the_head_of_an_answer(server: Scripted) -> N
 
 def redirects_to(url: str) -> Reply:
     return sends(f"HTTP/1.1 302 X\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode())
-
-
-def test_the_token_and_nobodys_password_go_to_another_origin(
-    server: Scripted, service: Service
-) -> None:
-    with Scripted(plain) as store:
-        server.replies = [redirects_to(f"http://me:secret@127.0.0.1:{store.port}/blob?signature=s")]
-        read(service)
-        assert "Authorization: Bearer flk_token" in server.heads[0]
-        assert "authorization" not in store.heads[0].lower()
-        assert "secret" not in store.heads[0]
 
 
 def test_no_token_is_sent_for_an_external_reference_that_leads_back(
