@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from artifactfs.artifact import Artifact
-from artifactfs.cache.files import OPENING_S, open_pair, wait_until
+from artifactfs.cache.files import OPENING_S, may_write, open_pair, wait_until
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
@@ -107,6 +107,14 @@ class Backing:
             sidecar.close()
         if descriptor >= 0:
             os.close(descriptor)
+
+    def writable(self) -> int:
+        """The descriptor, or -1 while nothing may be written to the file (``files.may_write``).
+
+        Whoever calls this has retained them.
+        """
+        descriptor = self.descriptor
+        return descriptor if descriptor >= 0 and may_write(descriptor, self._place.path) else -1
 
     def known_version(self) -> int:
         """Of which version the bytes are that are here, or 0."""

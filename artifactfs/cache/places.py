@@ -13,6 +13,7 @@ older one is removed, because nobody would ever read it, that of a newer one is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -94,6 +95,18 @@ class Places:
                     if not name.endswith(PIN):
                         key = name if top == "sha256" else f"id:{name}"
                         yield Place(key, f"{folder.path}/{name}")
+
+
+def make_private(path: str) -> None:
+    """Make a directory and what is missing above it, open to their owner only. Raises `OSError`."""
+    try:
+        os.mkdir(path, 0o700)  # noqa: PTH102 - paths are text here
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_private(os.path.dirname(path))  # noqa: PTH120
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)  # noqa: PTH102
 
 
 def _scan(path: str) -> list[os.DirEntry[str]]:

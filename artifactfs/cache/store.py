@@ -17,9 +17,8 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
-import shutil
 import threading
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,19 +28,16 @@ from cachetools import LRUCache, TTLCache
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache import evict
+from artifactfs.cache.adoption import Adoption, read_sums, temporary_name
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.checking import check_grains, header_of
 from artifactfs.cache.content import Content
 from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
 from artifactfs.cache.files import is_held, opening
 from artifactfs.cache.flights import FlightCrew, Source
-from artifactfs.cache.grains import (
-    GRAIN_BYTES,
-    checksum,
-)
 from artifactfs.cache.keeper import Keeper
 from artifactfs.cache.memory import GrainMemory
-from artifactfs.cache.places import Place, Places
+from artifactfs.cache.places import Place, Places, make_private
 from artifactfs.cache.shared import Shared
 from artifactfs.cache.sidecar import write_sidecar
 from artifactfs.cache.verifier import Verifier
@@ -252,20 +248,25 @@ class Store:
 
     def _fetch_whole(self, artifact: Artifact, place: Place) -> int:
         """Fetch what has no size but an end; what is known afterwards is how long it was."""
-        directory = Path(place.path).parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = directory / f"{secrets.token_hex(8)}.new"
+        temporary = temporary_name(place)
+        descriptor = -1
         try:
-            with temporary.open("xb", buffering=0) as file:
-                is_held(file.fileno())
-                self._source.stream(artifact, Span(0, 0), _ToFile(file.fileno(), self._ended))
-                if self._ended.is_set():
-                    raise Cancelled("the mount is ending")
-                size_bytes = os.fstat(file.fileno()).st_size
-            self._take_in(temporary, place, size_bytes, verified=False)
+            make_private(os.path.dirname(temporary))  # noqa: PTH120 - paths are text here
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, 0o600)
+            is_held(descriptor)
+            self._source.stream(artifact, Span(0, 0), _ToFile(descriptor, self._ended))
+            if self._ended.is_set():
+                raise Cancelled("the mount is ending")
+            size_bytes = os.fstat(descriptor).st_size
+            sums = read_sums(descriptor, lambda _: None, self._ended)
+            self._publish(place, temporary, descriptor, sums, verified=False)
             return size_bytes
         finally:
-            temporary.unlink(missing_ok=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
 
     def _load(self, artifact: Artifact, place: Place, size_bytes: int) -> Shared:
         return Shared(
@@ -327,28 +328,43 @@ class Store:
     # Taking in, pinning, removing
 
     def adopt(self, artifact: Artifact, path: Path) -> bool:
-        """Make a local file with this artifact's content its cached content.
+        """Make a local file with this artifact's content its cached content; see `stage`.
 
-        The file stays as it is: it is shared by a link where that is possible, else copied. False
-        if that was not possible or there was no need; nothing is lost then.
+        The file stays as it is. False if it does not have this artifact's size and SHA-256, if
+        that was not possible, or if there was no need; nothing is lost then.
+        """
+        staged = self.stage(artifact, path)
+        return staged is not None and staged.finish()
+
+    def stage(self, artifact: Artifact, path: Path) -> Adoption | None:
+        """Link or open a local file that is to become this artifact's cached content.
+
+        Does not read the file, nor wait for another thread. Call `finish` (slow: reads and hashes)
+        or `discard` on what is returned. Once this has returned, a writer of the file must look at
+        ``st_nlink`` before it writes, and write to a copy if it is more than 1. None if there is
+        nothing to adopt.
         """
         place = self._places.of(artifact)
         if artifact.sha256 is None or artifact.size_bytes is None:
-            return False
-        with self._lock:
-            if place.key in self._open:
-                return False
-            self._known.pop(place.key, None)
-        try:
-            self._take_in(path, place, artifact.size_bytes, verified=True)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):  # else it was removed or rewritten
+            return None
+
+        def on_failure(error: OSError) -> None:
+            if error.errno != errno.ENOENT:  # else its user has removed it
                 self._tell_of_uncached(artifact, error)
-            return False
-        finally:
-            with self._lock:
-                self._usages.pop(place.key, None)
-        return True
+
+        try:
+            return Adoption(
+                artifact,
+                place,
+                str(path),
+                publish=self._publish,
+                is_wanted=lambda: not self.in_use(place.key),
+                on_failure=on_failure,
+                ended=self._ended,
+            )
+        except OSError as error:
+            on_failure(error)
+            return None
 
     def _tell_of_uncached(self, artifact: Artifact, error: OSError) -> None:
         """Say once that the disk does not take what was uploaded."""
@@ -362,32 +378,18 @@ class Store:
                 error.strerror,
             )
 
-    def _take_in(self, path: Path, place: Place, size_bytes: int, *, verified: bool) -> None:
-        directory = Path(place.path).parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = directory / f"{secrets.token_hex(8)}.new"
-        try:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-                temporary.chmod(0o600)
-            mode = "r+b" if os.access(temporary, os.W_OK) else "rb"  # a lock needs the former
-            with temporary.open(mode, buffering=0) as file, opening(file.fileno()):
-                is_held(file.fileno())
-                found = os.fstat(file.fileno())
-                if found.st_size != size_bytes:
-                    raise OSError(errno.EINVAL, "it has another size")
-                sums = [
-                    checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
-                    for start in range(0, size_bytes, GRAIN_BYTES)
-                ]
-                with self._taking_in:  # two of one content, or their files would be mixed
-                    temporary.replace(place.path)
-                    write_sidecar(place.sidecar, size_bytes, found.st_ino, sums, verified=verified)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._keeper.came(size_bytes)
+    def _publish(
+        self, place: Place, path: str, descriptor: int, sums: array[int], *, verified: bool
+    ) -> None:
+        """Make a whole file, open as `descriptor`, the content of a place. Raises `OSError`."""
+        with opening(descriptor):
+            is_held(descriptor)
+            found = os.fstat(descriptor)
+            with self._taking_in:  # two of one content, or their files would be mixed
+                os.replace(path, place.path)  # noqa: PTH105 - paths are text here
+                write_sidecar(place.sidecar, found.st_size, found.st_ino, sums, verified=verified)
+        self.forget(place.key)
+        self._keeper.came(found.st_size)
 
     def pin(self, artifact: Artifact) -> None:
         """Fetch it whole in the background and never evict it. Raises `OSError`."""

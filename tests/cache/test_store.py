@@ -359,13 +359,15 @@ def test_what_the_disk_does_not_take_is_said_once_with_a_remedy(
     cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = cache.over(Source(DATA))
-    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "spooled").write_bytes(DATA)
+    (tmp_path / "cache" / "v2" / "sha256").write_text("in the way")
     for name in ("first.bin", "second.bin"):
         artifact = dataclasses.replace(artifact_of(DATA), filename=name)
-        assert not store.adopt(artifact, tmp_path / "unreadable")
+        assert not store.adopt(artifact, tmp_path / "spooled")
     (said,) = caplog.records
     assert said.levelname == "WARNING"
-    for part in ("first.bin", "Is a directory", "cache clear", "cache.dir"):
+    (tmp_path / "cache" / "v2" / "sha256").unlink()
+    for part in ("first.bin", "Not a directory", "cache clear", "cache.dir"):
         assert part in said.getMessage()
     read_all(store, artifact_of(DATA))
 
