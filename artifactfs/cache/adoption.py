@@ -27,7 +27,8 @@ from typing import Final, Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.grains import GRAIN_BYTES, checksum
-from artifactfs.cache.places import Place, make_private
+from artifactfs.cache.places import Place
+from artifactfs.directories import make_private
 from artifactfs.errors import Cancelled
 
 READ_BYTES: Final = 1 << 20

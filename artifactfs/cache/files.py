@@ -31,8 +31,9 @@ from pathlib import Path
 
 from artifactfs.cache.grains import ABSENT
 from artifactfs.cache.locks import lock
-from artifactfs.cache.places import Place, make_private
+from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
+from artifactfs.directories import make_private
 
 OPENING_S = 2.0
 LOCKED_S = 0.005

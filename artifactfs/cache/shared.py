@@ -30,6 +30,7 @@ from typing import Protocol
 from artifactfs.artifact import Artifact
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.backing import Backing
+from artifactfs.cache.disk_warning import DiskWarning
 from artifactfs.cache.figures import Counters
 from artifactfs.cache.grains import grains_of
 from artifactfs.cache.holes import Holes
@@ -70,6 +71,7 @@ class Shared:
         verifier: Verifying,
         counters: Counters,
         allowance: Allowance,
+        warning: DiskWarning,
     ) -> None:
         self.artifact = artifact
         self.place = place
@@ -80,7 +82,7 @@ class Shared:
         self._flights = flights
         self.table = table = GrainTable.empty(size_bytes)
         self.waiters = waiters = Waiters(artifact, table)
-        self.backing = backing = Backing(artifact, place, table, self._window.forget)
+        self.backing = backing = Backing(artifact, place, table, self._window.forget, warning)
         self.holes = Holes(artifact, table, backing, waiters)
         self.reading = Reading(
             artifact,

@@ -32,15 +32,17 @@ from artifactfs.cache.adoption import Adoption, read_sums, temporary_name
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.checking import check_grains, header_of
 from artifactfs.cache.content import Content
+from artifactfs.cache.disk_warning import DiskWarning
 from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
 from artifactfs.cache.files import is_held, opening
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.keeper import Keeper
 from artifactfs.cache.memory import GrainMemory
-from artifactfs.cache.places import Place, Places, make_private
+from artifactfs.cache.places import Place, Places
 from artifactfs.cache.shared import Shared
 from artifactfs.cache.sidecar import write_sidecar
 from artifactfs.cache.verifier import Verifier
+from artifactfs.directories import make_private
 from artifactfs.errors import BadAnswer, CacheError, Cancelled, ContentChanged
 from artifactfs.spans import Span
 
@@ -51,34 +53,53 @@ WHOLE_PIECE_BYTES = 1 << 18
 USAGE_S = 30.0
 REFUSED = 4096
 REFUSED_S = 600.0
+MISCONFIGURED = frozenset(
+    {
+        errno.EACCES, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOTDIR, errno.EPERM,
+    }
+)  # fmt: skip
+"""What the user has to mend: a file in the directory's place, another owner's, no permission."""
 
 _log = logging.getLogger(__name__)
 
 
 class _ToFile:
-    """A sink that writes everything to a file, in the order in which it comes."""
+    """A sink that writes everything to a file, in the order in which it comes, and counts it.
 
-    def __init__(self, descriptor: int, ended: threading.Event) -> None:
-        self._descriptor = descriptor
+    `descriptor` becomes -1 when the disk does not take it; `size_bytes` is counted all the same.
+    """
+
+    def __init__(
+        self, descriptor: int, ended: threading.Event, on_failure: Callable[[OSError], None]
+    ) -> None:
+        self.size_bytes = 0
+        self.descriptor = descriptor
         self._ended = ended
+        self._on_failure = on_failure
         self._buffer = memoryview(bytearray(WHOLE_PIECE_BYTES))
-        self._offset = 0
 
     def version(self, _etag: str) -> None:
         return
 
     def room(self, offset: int) -> memoryview:
-        if offset < self._offset:  # it begins anew, and may be shorter now
-            os.ftruncate(self._descriptor, offset)
-        self._offset = offset
+        if offset < self.size_bytes and self.descriptor >= 0:  # begins again, perhaps shorter
+            os.ftruncate(self.descriptor, offset)
+        self.size_bytes = offset
         return self._buffer
 
     def take(self, count: int, *, more: bool) -> bool:  # noqa: ARG002 - a sink's
         data = self._buffer[:count]
-        while data:
-            written = os.pwrite(self._descriptor, data, self._offset)
-            self._offset += written
-            data = data[written:]
+        offset = self.size_bytes
+        self.size_bytes += count
+        try:
+            while data and self.descriptor >= 0:
+                written = os.pwrite(self.descriptor, data, offset)
+                offset += written
+                data = data[written:]
+        except OSError as error:
+            self.descriptor = -1
+            self._on_failure(error)
         return not self._ended.is_set()
 
     def pause(self) -> None:
@@ -92,8 +113,8 @@ def _table_bytes(shared: Shared) -> int:
 class Store:
     """The cache directory of one mount.
 
-    `_lock` guards `_open`, `_known`, `_usages`, `_refused`, `_changed` and `_told_of_uncached`; no
-    I/O while it is held. `_taking_in` is held while a whole content takes its place.
+    `_lock` guards `_open`, `_known`, `_usages`, `_refused` and `_changed`; no I/O while it is held.
+    `_taking_in` is held while a whole content takes its place.
     """
 
     def __init__(
@@ -124,21 +145,28 @@ class Store:
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
         self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
         self._changed: dict[str, bool] = {}  # a change that the next opening is to be told of
-        self._told_of_uncached = False
+        self._warning = DiskWarning(directory)
         self._ended = threading.Event()
         self._keeper = Keeper(
             self, self._places, evict.Budget(size_bytes, min_free_bytes), self._counters
         )
 
     def start(self) -> None:
-        """Make the directory and start the threads. Raises `CacheError`."""
+        """Make the directory and start the threads.
+
+        Raises `CacheError` if the directory is none of ours. A disk that is full, read-only or
+        broken is no such error: what it does not take is read without caching.
+        """
         try:
             self._places.prepare()
         except OSError as error:
-            raise CacheError(
-                f"the cache directory {self._places.root.parent} cannot be used: {error.strerror}",
-                remedy="choose another with --cache-dir or cache.dir",
-            ) from error
+            if error.errno in MISCONFIGURED:
+                raise CacheError(
+                    f"the cache directory {self._places.root.parent} cannot be used: "
+                    f"{error.strerror}",
+                    remedy="choose another with --cache-dir or cache.dir",
+                ) from error
+            self._warning.tell("files are read without caching what is not cached yet", error)
         self._crew.open()
         self._verifier.open()
         self._keeper.open()
@@ -247,21 +275,35 @@ class Store:
         return size_bytes
 
     def _fetch_whole(self, artifact: Artifact, place: Place) -> int:
-        """Fetch what has no size but an end; what is known afterwards is how long it was."""
+        """Fetch what has no size but an end; what is known afterwards is how long it was.
+
+        If the disk does not take it, that is all: its bytes are fetched again by who reads them.
+        """
+
+        def on_failure(error: OSError) -> None:
+            self._warning.tell(f"{artifact.id} is read without caching", error)
+
         temporary = temporary_name(place)
         descriptor = -1
         try:
-            make_private(os.path.dirname(temporary))  # noqa: PTH120 - paths are text here
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
-            is_held(descriptor)
-            self._source.stream(artifact, Span(0, 0), _ToFile(descriptor, self._ended))
+            try:
+                make_private(os.path.dirname(temporary))  # noqa: PTH120 - paths are text here
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                descriptor = os.open(temporary, flags, 0o600)
+                is_held(descriptor)
+            except OSError as error:
+                on_failure(error)
+            sink = _ToFile(descriptor, self._ended, on_failure)
+            self._source.stream(artifact, Span(0, 0), sink)
             if self._ended.is_set():
                 raise Cancelled("the mount is ending")
-            size_bytes = os.fstat(descriptor).st_size
-            sums = read_sums(descriptor, lambda _: None, self._ended)
-            self._publish(place, temporary, descriptor, sums, verified=False)
-            return size_bytes
+            if sink.descriptor >= 0:
+                try:
+                    sums = read_sums(descriptor, lambda _: None, self._ended)
+                    self._publish(place, temporary, descriptor, sums, verified=False)
+                except OSError as error:
+                    on_failure(error)
+            return sink.size_bytes
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -279,6 +321,7 @@ class Store:
             flights=self._crew,
             verifier=self._verifier,
             counters=self._counters,
+            warning=self._warning,
         )
 
     # What is known without opening
@@ -350,7 +393,8 @@ class Store:
 
         def on_failure(error: OSError) -> None:
             if error.errno != errno.ENOENT:  # else its user has removed it
-                self._tell_of_uncached(artifact, error)
+                what = f"{artifact.filename} is uploaded but not cached, reading it downloads it"
+                self._warning.tell(what, error)
 
         try:
             return Adoption(
@@ -365,18 +409,6 @@ class Store:
         except OSError as error:
             on_failure(error)
             return None
-
-    def _tell_of_uncached(self, artifact: Artifact, error: OSError) -> None:
-        """Say once that the disk does not take what was uploaded."""
-        with self._lock:
-            told, self._told_of_uncached = self._told_of_uncached, True
-        if not told:
-            _log.warning(
-                "%s is uploaded but not cached, reading it downloads it: %s; "
-                "`artifactfs cache clear` makes room, cache.dir chooses another disk",
-                artifact.filename,
-                error.strerror,
-            )
 
     def _publish(
         self, place: Place, path: str, descriptor: int, sums: array[int], *, verified: bool
@@ -396,6 +428,7 @@ class Store:
         place = self._places.of(artifact)
         content = self.open(artifact)
         try:
+            make_private(os.path.dirname(place.pin))  # noqa: PTH120
             Path(place.pin).touch(mode=0o600)
         except OSError:
             content.close()
