@@ -6,12 +6,21 @@ there. ``content`` is one opening, ``shared`` what all openings of one content h
 ``proof``, and the ``holes`` it gives back. ``window`` says how far to read ahead of which
 ``streams`` within whose ``allowance``, ``lanes`` over how many connections (all pure). ``flights``
 are the threads that fetch, ``arrival`` what they bring on its way to the disk, ``verifier`` the
-thread that hashes the whole. ``places`` names the files, ``sidecar`` is the one beside each
-content, ``evict`` the budget.
+thread that hashes the whole. ``adoption`` takes in a local file. ``places`` names the files,
+``sidecar`` is the one beside each content, ``evict`` the budget.
 """
 
+from artifactfs.cache.adoption import Adoption
 from artifactfs.cache.content import Content
 from artifactfs.cache.figures import CachedContent, CacheStatistics, Usage, VerifyReport
 from artifactfs.cache.store import Store
 
-__all__ = ["CacheStatistics", "CachedContent", "Content", "Store", "Usage", "VerifyReport"]
+__all__ = [
+    "Adoption",
+    "CacheStatistics",
+    "CachedContent",
+    "Content",
+    "Store",
+    "Usage",
+    "VerifyReport",
+]

@@ -13,18 +13,16 @@ takes nothing, is read all the same, without caching, and that is said once.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
 
 from artifactfs.artifact import Artifact
-from artifactfs.cache.files import OPENING_S, open_pair, wait_until
+from artifactfs.cache.disk_warning import DiskWarning
+from artifactfs.cache.files import OPENING_S, may_write, open_pair, wait_until
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
-
-_log = logging.getLogger(__name__)
 
 
 class Backing:
@@ -36,7 +34,12 @@ class Backing:
     """
 
     def __init__(
-        self, artifact: Artifact, place: Place, table: GrainTable, unused: Callable[[], None]
+        self,
+        artifact: Artifact,
+        place: Place,
+        table: GrainTable,
+        unused: Callable[[], None],
+        warning: DiskWarning,
     ) -> None:
         self.descriptor = -1
         self.sidecar: Sidecar | None = None
@@ -47,7 +50,7 @@ class Backing:
         self._generation: int | None = None
         self._version = 0
         self._users = 0
-        self._told_of_disk = False
+        self._warning = warning
 
     def open(self) -> None:
         """Open the file, made sparse at its full size, and its sidecar. Never raises.
@@ -108,6 +111,14 @@ class Backing:
         if descriptor >= 0:
             os.close(descriptor)
 
+    def writable(self) -> int:
+        """The descriptor, or -1 while nothing may be written to the file (``files.may_write``).
+
+        Whoever calls this has retained them.
+        """
+        descriptor = self.descriptor
+        return descriptor if descriptor >= 0 and may_write(descriptor, self._place.path) else -1
+
     def known_version(self) -> int:
         """Of which version the bytes are that are here, or 0."""
         sidecar = self.sidecar
@@ -146,11 +157,4 @@ class Backing:
 
     def tell_of_disk(self, error: OSError) -> None:
         """Say once that the disk does not take what is read."""
-        if not self._told_of_disk:
-            self._told_of_disk = True
-            _log.warning(
-                "%s is read without caching: %s (%s)",
-                self._artifact.id,
-                error.strerror,
-                error.filename,
-            )
+        self._warning.tell(f"{self._artifact.id} is read without caching", error)

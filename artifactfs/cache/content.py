@@ -7,7 +7,6 @@ has the bytes that are here, `request` has somebody called when those are here t
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -81,8 +80,8 @@ class Content:
         return self._shared.request(span, done, time.monotonic() + self._read_timeout_s)
 
     def request_all(self, done: Done) -> Waiter:
-        """The same for the whole content, which may take any time."""
-        return self._shared.request(Span(0, self._shared.size_bytes), done, math.inf)
+        """The same for the whole content, in the background: readers and readahead go first."""
+        return self._shared.request_all(done)
 
     def read(self, start: int, stop: int, *, cancelled: threading.Event | None = None) -> bytes:
         """The bytes, waiting up to the read time-out. Raises what kept them from coming."""

@@ -11,6 +11,12 @@ number of the file that it is for, and what is not a pair is not mended: both na
 two new files made. Who has the old ones open goes on with them, under no name. Who opens a content
 holds a lock on the file's first byte meanwhile, so that two who make a pair at the same time make
 the same one.
+
+**Names.** An adopted file (``adoption``) is the outbox's as well, and others may link files of the
+cache too. So nothing writes to a file that has a name besides its own here (`may_write`): neither
+downloads nor hole punching. What is missing in such a file stays in memory as long as the content
+is open, and the next opening finds a pair that cannot be completed, removes its names here and
+makes new files.
 """
 
 from __future__ import annotations
@@ -23,9 +29,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from artifactfs.cache.grains import ABSENT
 from artifactfs.cache.locks import lock
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
+from artifactfs.directories import make_private
 
 OPENING_S = 2.0
 LOCKED_S = 0.005
@@ -34,7 +42,7 @@ LOCKED_S = 0.005
 def open_pair(place: Place, size_bytes: int) -> tuple[int, Sidecar]:
     """The file, sparse and at its full size, held, and its sidecar. Raises `OSError`."""
     directory = os.path.dirname(place.path)  # noqa: PTH120 - paths are text here
-    os.makedirs(directory, mode=0o700, exist_ok=True)  # noqa: PTH103
+    make_private(directory)
     end_s = time.monotonic() + OPENING_S
     while True:
         descriptor = os.open(place.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -72,7 +80,11 @@ def _paired(descriptor: int, place: Place, size_bytes: int) -> Sidecar | None:
     sidecar: Sidecar | None = None
     if found.st_size == size_bytes:
         sidecar = Sidecar.existing(place.sidecar, size_bytes, found.st_ino)
-    if sidecar is None and found.st_size == 0 and _is_unused(descriptor):
+    is_writable = may_write(descriptor, place.path)
+    if sidecar is not None and not is_writable and ABSENT in sidecar.flags():
+        sidecar.close()
+        sidecar = None
+    if sidecar is None and found.st_size == 0 and is_writable and _is_unused(descriptor):
         sidecar = Sidecar.new(place.sidecar, size_bytes, found.st_ino)
         try:
             os.ftruncate(descriptor, size_bytes)
@@ -87,6 +99,21 @@ def _paired(descriptor: int, place: Place, size_bytes: int) -> Sidecar | None:
         sidecar.close()
         return None
     return sidecar
+
+
+def may_write(descriptor: int, path: str) -> bool:
+    """Whether a file has no other name than `path`.
+
+    The number of names alone does not tell: the one that is left may be another owner's. Nor may
+    the name be looked up first, for it may go before the names are counted.
+    """
+    try:
+        found = os.fstat(descriptor)
+        if found.st_nlink != 1:
+            return found.st_nlink == 0
+        return os.path.samestat(found, os.stat(path))  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def _is_unused(descriptor: int) -> bool:

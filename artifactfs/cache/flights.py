@@ -11,6 +11,13 @@ what they cost is a round trip and not the line. A bulk flight gives up its lane
 before its end: the next request is on its way before the last bytes of this one have come, and the
 line is never idle for a round trip.
 
+*Background* flights (a pinned file) come last. They have no place in the queue: a thread that finds
+nothing there asks a content for the next piece that nobody has claimed (`Shared.claim_next`), in
+turn if there are several. They leave a quarter of the connections free, and use the lanes that bulk
+flights leave. One gives way at the next grain's end when something in the queue waits for a thread,
+when bulk flights have taken its lane, or when a reader waits for what it would bring later. Bulk
+flights leave one connection free, for the short ones.
+
 A flight that only reads ahead for a content which nobody has open any more is not started, and one
 under way is cut off. One for which another mount of the same cache directory is fetching something
 is put off, `PUT_OFF_S` at a time, and finds it there; if the other brings nothing for `PATIENCE_S`,
@@ -22,15 +29,17 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import math
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.arrival import WRITE_BYTES, Arrival
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.lanes import SHORT_BYTES, TICK_S, Lanes
+from artifactfs.cache.lanes import FLIGHT_BYTES, SHORT_BYTES, TICK_S, Lanes
 from artifactfs.cache.shared import Shared
 from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
@@ -39,6 +48,7 @@ EARLY_BYTES = 4 << 20
 PUT_OFF_S = 0.01
 PATIENCE_S = 3.0
 _JOIN_S = 5.0
+URGENT, AHEAD, BACKGROUND = range(3)
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +73,8 @@ class Source(Protocol):
 class _Flight:
     """What is to be fetched: urgent ones first, then in their order.
 
-    `put_off_since_s` is when another mount was first seen to be fetching some of it.
+    Which span one in the background is for is settled when it begins. `put_off_since_s` is when
+    another mount was first seen to be fetching some of it.
     """
 
     rank: int
@@ -75,7 +86,12 @@ class _Flight:
     @property
     def is_bulk(self) -> bool:
         """Whether it is longer than what one reader waits for at a time."""
-        return len(self.span) > SHORT_BYTES
+        return not self.is_background and len(self.span) > SHORT_BYTES
+
+    @property
+    def is_background(self) -> bool:
+        """Whether everything else goes first."""
+        return self.rank == BACKGROUND
 
 
 class FlightCrew:
@@ -88,9 +104,16 @@ class FlightCrew:
         self._resting: list[threading.Condition] = []  # who came last is woken first
         self._queue: list[_Flight] = []
         self._put_off: list[tuple[float, _Flight]] = []
+        self._background: deque[_Flight] = deque()
         self._numbers = itertools.count()
         self._lanes = Lanes(connections, time.monotonic())
         self._in_use = 0
+        self._most_bulk = connections - 1 if connections > 1 else math.inf  # lanes have a limit too
+        self._most_background = max(1, connections - max(1, connections // 4))
+        self._busy_bulk = 0
+        self._busy_background = 0
+        self._giving_way = 0
+        self._idle = 0
         self._ticking = False
         self._closing = False
         self._ended = threading.Event()
@@ -109,12 +132,18 @@ class FlightCrew:
         with self._lock:
             self._closing = True
             flights = [*self._queue, *(flight for _, flight in self._put_off)]
+            flights += self._background
             self._queue.clear()
             self._put_off.clear()
+            self._background.clear()
             self._wake_all()
         self._ended.set()
         for flight in flights:
-            flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
+            error = Cancelled("the mount is ending")
+            if flight.is_background:
+                flight.shared.end_background(error)
+            else:
+                flight.shared.landed(flight.span, error, final=True)
         end_s = time.monotonic() + _JOIN_S
         for thread in self._threads:
             if thread.ident is not None:
@@ -125,11 +154,25 @@ class FlightCrew:
         with self._lock:
             closing = self._closing
             if not closing:
-                flight = _Flight(0 if urgent else 1, next(self._numbers), shared, span)
+                flight = _Flight(URGENT if urgent else AHEAD, next(self._numbers), shared, span)
                 heapq.heappush(self._queue, flight)
                 self._wake_one()
         if closing:
             shared.landed(span, Cancelled("the mount is ending"), final=True)
+
+    def start_background(self, shared: Shared) -> None:
+        """Fetch what is wanted of it in the background (`Shared.claim_next`)."""
+        self._go_on_with(_Flight(BACKGROUND, next(self._numbers), shared, Span(0, 0)))
+
+    def _go_on_with(self, flight: _Flight) -> None:
+        """Have a background flight's content asked again, after the others."""
+        with self._lock:
+            closing = self._closing
+            if not closing and all(one.shared is not flight.shared for one in self._background):
+                self._background.append(flight)
+                self._wake_one()
+        if closing:
+            flight.shared.end_background(Cancelled("the mount is ending"))
 
     def _fly(self) -> None:
         buffer = memoryview(bytearray(WRITE_BYTES))
@@ -141,7 +184,7 @@ class FlightCrew:
                     was_looking = self._rest(bell)
                 if taken is None:
                     return
-                if was_looking and (self._queue or self._put_off):
+                if was_looking and self._has_work:
                     self._wake_one()  # to look instead
             flight, lane = taken
             flight.shared.backing.retain()
@@ -151,7 +194,7 @@ class FlightCrew:
                 _log.exception("a flight for %s failed", flight.shared.artifact.id)
                 flight.shared.landed(flight.span, error)
             finally:
-                lane.leave()
+                lane.end()
                 flight.shared.backing.release()
 
     def _rest(self, bell: threading.Condition) -> bool:
@@ -162,16 +205,23 @@ class FlightCrew:
         put off.
         """
         self._resting.append(bell)
-        looks = not self._ticking and bool(self._queue or self._put_off)
+        looks = not self._ticking and self._has_work
+        self._idle += 1
         if looks:
             self._ticking = True
             bell.wait(PUT_OFF_S if self._put_off else TICK_S)
             self._ticking = False
         else:
             bell.wait()
+        self._idle -= 1
         if bell in self._resting:
             self._resting.remove(bell)
         return looks
+
+    @property
+    def _has_work(self) -> bool:
+        """Whether something waits to be taken. `_lock` is held."""
+        return bool(self._queue or self._put_off or self._background)
 
     def _wake_one(self) -> None:
         """Of the threads that rest, the one that has the warmest memory. `_lock` is held."""
@@ -188,11 +238,15 @@ class FlightCrew:
         if self._lanes.tick(now_s):
             self._wake_all()
         while self._put_off and self._put_off[0][0] <= now_s:
-            heapq.heappush(self._queue, heapq.heappop(self._put_off)[1])
+            flight = heapq.heappop(self._put_off)[1]
+            if flight.is_background:
+                self._background.append(flight)
+            else:
+                heapq.heappush(self._queue, flight)
         if not self._queue:
-            return None
+            return self._take_background()
         first = self._queue[0]
-        if first.is_bulk and self._in_use >= self._lanes.limit:
+        if first.is_bulk and not self._may_go_in_bulk:
             self._lanes.held_back()
             return self._take_short()
         heapq.heappop(self._queue)
@@ -201,8 +255,29 @@ class FlightCrew:
         if stop < span.stop:
             heapq.heappush(self._queue, replace(first, span=Span(stop, span.stop)))
             self._wake_one()
-        self._in_use += first.is_bulk
-        return replace(first, span=Span(span.start, stop)), _Lane(self, first.is_bulk)
+        return replace(first, span=Span(span.start, stop)), self._lane_for(first)
+
+    @property
+    def _may_go_in_bulk(self) -> bool:
+        """Whether another bulk flight has a lane, and leaves a thread. `_lock` is held."""
+        return self._in_use < self._lanes.limit and self._busy_bulk < self._most_bulk
+
+    def _take_background(self) -> tuple[_Flight, _Lane] | None:
+        if not self._background:
+            return None
+        if self._in_use + self._busy_background >= self._lanes.limit:
+            self._lanes.held_back()
+            return None
+        if self._busy_bulk + self._busy_background >= self._most_background:
+            return None
+        flight = self._background.popleft()
+        return flight, self._lane_for(flight)
+
+    def _lane_for(self, flight: _Flight) -> _Lane:
+        self._in_use += flight.is_bulk
+        self._busy_bulk += flight.is_bulk
+        self._busy_background += flight.is_background
+        return _Lane(self, flight)
 
     def _take_short(self) -> tuple[_Flight, _Lane] | None:
         short = ((one, index) for index, one in enumerate(self._queue) if not one.is_bulk)
@@ -212,10 +287,16 @@ class FlightCrew:
         flight, index = first
         del self._queue[index]  # not by `remove`: the pieces of one flight are all equal
         heapq.heapify(self._queue)
-        return flight, _Lane(self, False)
+        return flight, self._lane_for(flight)
 
     def _begin(self, flight: _Flight, lane: _Lane, buffer: memoryview) -> None:
-        shared, span = flight.shared, flight.span
+        shared = flight.shared
+        if flight.is_background:
+            piece = shared.claim_next(FLIGHT_BYTES)
+            if piece is None:
+                return
+            flight = replace(flight, span=piece)
+        span = flight.span
         if not shared.wanted:
             shared.landed(span, Cancelled("nobody wants it any more"))
             return
@@ -223,8 +304,12 @@ class FlightCrew:
         since_s = flight.put_off_since_s or now_s
         missing = shared.intake.reserve(span, insist=now_s - since_s >= PATIENCE_S)
         if missing is None:
+            if flight.is_background:
+                shared.put_off(span)
             self._put_back(replace(flight, put_off_since_s=since_s), now_s + PUT_OFF_S)
             return
+        if flight.is_background:
+            self._go_on_with(replace(flight, put_off_since_s=None))
         error: BaseException | None = None
         try:
             for one in missing:
@@ -238,10 +323,17 @@ class FlightCrew:
     def _put_back(self, flight: _Flight, due_s: float) -> None:
         with self._lock:
             if not self._closing:
-                heapq.heappush(self._put_off, (due_s, flight))
+                others = (one for _, one in self._put_off if one.is_background)
+                if not (
+                    flight.is_background and any(one.shared is flight.shared for one in others)
+                ):
+                    heapq.heappush(self._put_off, (due_s, flight))
                 self._wake_one()
                 return
-        flight.shared.landed(flight.span, Cancelled("the mount is ending"), final=True)
+        error = Cancelled("the mount is ending")
+        flight.shared.landed(flight.span, error, final=True)
+        if flight.is_background:
+            flight.shared.end_background(error)
 
     def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
         flying = _Flying(shared, Arrival(shared.intake, span, buffer), lane, span, self._ended)
@@ -260,7 +352,8 @@ class FlightCrew:
         """Bytes came, the first of a flight after so long: what that tells of the lanes."""
         with self._lock:
             self._lanes.arrived(size_bytes)
-            if self._queue and self._in_use >= self._lanes.limit:
+            wanted = self._in_use + (0 if self._queue else self._busy_background)
+            if (self._queue or self._background) and wanted >= self._lanes.limit:
                 self._lanes.held_back()
             more = first_after_s is not None and self._lanes.answered(first_after_s)
             if self._lanes.tick(time.monotonic()) or more:
@@ -272,13 +365,33 @@ class FlightCrew:
             self._in_use -= 1
             self._wake_one()
 
+    def is_in_the_way(self) -> bool:
+        """Whether a background flight has to end now: something else waits for what it has."""
+        with self._lock:
+            stay = self._busy_background - self._giving_way
+            is_thread_wanted = self._queue and not self._idle and not self._giving_way
+            if not is_thread_wanted and self._in_use + stay <= self._lanes.limit:
+                return False
+            self._giving_way += 1
+            return True
+
+    def ended(self, flight: _Flight, *, gave_way: bool) -> None:
+        """A flight is over, and its thread free."""
+        with self._lock:
+            self._busy_bulk -= flight.is_bulk
+            self._busy_background -= flight.is_background
+            self._giving_way -= gave_way
+            self._wake_one()
+
 
 class _Lane:
     """A flight's place among the bulk flights, given up early. For one thread."""
 
-    def __init__(self, crew: FlightCrew, is_bulk: bool) -> None:
+    def __init__(self, crew: FlightCrew, flight: _Flight) -> None:
         self._crew = crew
-        self._held = is_bulk
+        self._flight = flight
+        self._held = flight.is_bulk
+        self._gives_way = False
         self._began_s: float | None = time.monotonic()
 
     def arrived(self, size_bytes: int, left_bytes: int) -> None:
@@ -293,6 +406,18 @@ class _Lane:
         if self._held:
             self._held = False
             self._crew.leave_lane()
+
+    def end(self) -> None:
+        """The flight is over."""
+        self.leave()
+        self._crew.ended(self._flight, gave_way=self._gives_way)
+
+    def gives_way(self, left: Span) -> bool:
+        """Whether the flight is to end here, with so much `left`. Only one in the background."""
+        if not self._flight.is_background:
+            return False
+        self._gives_way = self._gives_way or self._crew.is_in_the_way()
+        return self._gives_way or self._flight.shared.is_wanted_past(left)
 
 
 class _Flying:
@@ -325,7 +450,9 @@ class _Flying:
         self._arrival.take(count, more=more)
         self._position += count
         self._lane.arrived(count, self._stop - self._position)
-        return self._position < self._stop and not self._ended.is_set()
+        if self._position >= self._stop or self._ended.is_set():
+            return False
+        return not self._lane.gives_way(Span(self._position, self._stop))
 
 
 def _aligned(position: int) -> int:

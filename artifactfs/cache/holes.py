@@ -11,13 +11,12 @@ grains are marked as `GOING` until they have gone, and whoever has asked meanwhi
 
 What else is left alone: what the kernel reads by itself (`pass_through`), because it would read
 zeros; a content that another mount has open, because nobody there would know that the bytes have
-gone; and a file that the outbox still has too.
+gone; and a file that has another name, such as the outbox's (``files.may_write``).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from array import array
 from collections.abc import Callable
@@ -74,7 +73,7 @@ class Holes:
         """
         self._backing.retain()  # or its number may be another file's by the time that it is punched
         try:
-            descriptor, sidecar = self._backing.descriptor, self._backing.sidecar
+            descriptor, sidecar = self._backing.writable(), self._backing.sidecar
             if descriptor < 0 or sidecar is None:
                 return 0
             return self._punch(descriptor, sidecar, wanted_bytes, gone)
@@ -91,7 +90,7 @@ class Holes:
         freed_bytes = 0
         going: list[tuple[int, int]] = []
         try:
-            if os.fstat(descriptor).st_nlink > 1 or not sidecar.own():
+            if not sidecar.own():
                 return 0
             going = self._give_up(wanted_bytes)
             for first, stop in going:

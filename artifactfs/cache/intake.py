@@ -87,8 +87,8 @@ class Intake:
 
     @property
     def descriptor(self) -> int:
-        """The open file, or -1."""
-        return self._backing.descriptor
+        """The open file, or -1 if nothing may be written to it."""
+        return self._backing.writable()
 
     def comes_as(self, etag: str) -> None:
         """Bytes are about to come with this ETag.

@@ -13,6 +13,7 @@ older one is removed, because nobody would ever read it, that of a newer one is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 import xxhash
 
 from artifactfs.artifact import Artifact
+from artifactfs.directories import make_private
 
 VERSION = "v2"
 SIDECAR = ".grains"
@@ -57,15 +59,16 @@ class Places:
         self._by_id = str(self.root / "ids" / xxhash.xxh3_64_hexdigest(origin.encode()))
 
     def prepare(self) -> None:
-        """Make the directory, open to its owner only. Raises `OSError`."""
-        for path in (self.root.parent, self.root):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the directory, open to its owner only, and try to write to it. Raises `OSError`."""
+        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.parent.chmod(0o700)
+        make_private(self.root)
         probe = self.root / f".probe-{secrets.token_hex(4)}"
         try:
             probe.write_bytes(bytes(4096))
         finally:
-            probe.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
     def remove_older(self) -> None:
         """Remove what older versions have left. Takes as long as there is much of it."""

@@ -24,14 +24,16 @@ what was given back while they asked.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Protocol
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.backing import Backing
+from artifactfs.cache.disk_warning import DiskWarning
 from artifactfs.cache.figures import Counters
-from artifactfs.cache.grains import grains_of
+from artifactfs.cache.grains import GRAIN_BYTES, grains_of
 from artifactfs.cache.holes import Holes
 from artifactfs.cache.intake import Intake, Verifying
 from artifactfs.cache.memory import GrainMemory
@@ -49,6 +51,7 @@ class Flights(Protocol):
     """Who fetches: ``flights.FlightCrew``."""
 
     def start(self, shared: Shared, span: Span, *, urgent: bool) -> None: ...
+    def start_background(self, shared: Shared) -> None: ...
 
 
 class Shared:
@@ -70,6 +73,7 @@ class Shared:
         verifier: Verifying,
         counters: Counters,
         allowance: Allowance,
+        warning: DiskWarning,
     ) -> None:
         self.artifact = artifact
         self.place = place
@@ -80,7 +84,7 @@ class Shared:
         self._flights = flights
         self.table = table = GrainTable.empty(size_bytes)
         self.waiters = waiters = Waiters(artifact, table)
-        self.backing = backing = Backing(artifact, place, table, self._window.forget)
+        self.backing = backing = Backing(artifact, place, table, self._window.forget, warning)
         self.holes = Holes(artifact, table, backing, waiters)
         self.reading = Reading(
             artifact,
@@ -125,6 +129,52 @@ class Shared:
         self._fetch(span, waiter)
         return waiter
 
+    def request_all(self, done: Done) -> Waiter:
+        """Have `done` called when everything is here, fetched while nothing else is wanted.
+
+        Only what a flight is about to bring is claimed (`claim_next`), so that readers and
+        readahead have anything else fetched at their own priority.
+        """
+        waiter = Waiter(self.waiters, 0, len(self.table.flags), done, math.inf, in_background=True)
+        with self.table.lock:
+            error = self.waiters.failed
+            is_waiting = self.waiters.add(waiter)
+        if is_waiting:
+            self._flights.start_background(self)
+        else:
+            done(error)
+        return waiter
+
+    def claim_next(self, most_bytes: int) -> Span | None:
+        """Claim what the background is to fetch next; None if nothing is free or wanted there."""
+        with self.table.lock:
+            for waiter in self.waiters.background():
+                most = most_bytes // GRAIN_BYTES
+                span = self.table.claim_first(waiter.first, waiter.stop, most)
+                if span is not None:
+                    return span
+        return None
+
+    def is_wanted_past(self, span: Span) -> bool:
+        """Whether a reader waits for something later in `span`, for which this is on its way."""
+        first, stop = grains_of(span)
+        if not self.waiters:
+            return False
+        with self.table.lock:
+            return self.waiters.wait_past(first, stop)
+
+    def end_background(self, error: BaseException) -> None:
+        """Nothing is fetched in the background any more; who waited for that is told."""
+        with self.table.lock:
+            left = self.waiters.background()
+            self.waiters.take(left)
+        for waiter in left:
+            waiter.done(error)
+
+    def put_off(self, span: Span) -> None:
+        """The background does not fetch this now: it is free for others."""
+        self._free(span, None)
+
     def _fetch(self, span: Span, waiter: Waiter | None) -> None:
         wanted: list[tuple[Span, bool]] = []
         error: BaseException | None = None
@@ -151,6 +201,11 @@ class Shared:
         """
         if isinstance(error, Cancelled) and not final:
             error = None
+        if self._free(span, error):
+            self._flights.start_background(self)
+
+    def _free(self, span: Span, error: BaseException | None) -> bool:
+        """Unclaim what has not come of `span`; whether the background is left without it."""
         first, stop = grains_of(span)
         again: list[Span] = []
         with self.table.lock:
@@ -165,6 +220,8 @@ class Shared:
         if error is not None:
             for waiter in left:
                 waiter.done(error)
+            return False
+        return any(waiter.in_background for waiter in left)
 
     def punch(self, wanted_bytes: int) -> int:
         """Give back disk space, least recently used first; how many bytes."""
@@ -177,12 +234,17 @@ class Shared:
             for first, stop in ranges:
                 self.table.gone(first, stop)
                 again += self._claim_for(self.waiters.left_by(first, stop))
+            in_background = bool(self.waiters.background())
         for one in again:
             self._flights.start(self, one, urgent=True)
+        if in_background:
+            self._flights.start_background(self)
 
     def _claim_for(self, waiters: list[Waiter]) -> list[Span]:
-        """What is to be fetched so that these have all they wait for. The lock is held."""
+        """What is to be fetched so that readers have all they wait for. The lock is held."""
         spans: list[Span] = []
         for waiter in waiters:
+            if waiter.in_background:
+                continue
             spans += self.table.claim(waiter.first, waiter.stop)
         return spans

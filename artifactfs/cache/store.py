@@ -17,9 +17,8 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
-import shutil
 import threading
+from array import array
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,22 +28,21 @@ from cachetools import LRUCache, TTLCache
 
 from artifactfs.artifact import Artifact
 from artifactfs.cache import evict
+from artifactfs.cache.adoption import Adoption, read_sums, temporary_name
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.checking import check_grains, header_of
 from artifactfs.cache.content import Content
+from artifactfs.cache.disk_warning import DiskWarning
 from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
 from artifactfs.cache.files import is_held, opening
 from artifactfs.cache.flights import FlightCrew, Source
-from artifactfs.cache.grains import (
-    GRAIN_BYTES,
-    checksum,
-)
 from artifactfs.cache.keeper import Keeper
 from artifactfs.cache.memory import GrainMemory
 from artifactfs.cache.places import Place, Places
 from artifactfs.cache.shared import Shared
 from artifactfs.cache.sidecar import write_sidecar
 from artifactfs.cache.verifier import Verifier
+from artifactfs.directories import make_private
 from artifactfs.errors import BadAnswer, CacheError, Cancelled, ContentChanged
 from artifactfs.spans import Span
 
@@ -55,34 +53,53 @@ WHOLE_PIECE_BYTES = 1 << 18
 USAGE_S = 30.0
 REFUSED = 4096
 REFUSED_S = 600.0
+MISCONFIGURED = frozenset(
+    {
+        errno.EACCES, errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+        errno.ENOENT, errno.ENOTDIR, errno.EPERM,
+    }
+)  # fmt: skip
+"""What the user has to mend: a file in the directory's place, another owner's, no permission."""
 
 _log = logging.getLogger(__name__)
 
 
 class _ToFile:
-    """A sink that writes everything to a file, in the order in which it comes."""
+    """A sink that writes everything to a file, in the order in which it comes, and counts it.
 
-    def __init__(self, descriptor: int, ended: threading.Event) -> None:
-        self._descriptor = descriptor
+    `descriptor` becomes -1 when the disk does not take it; `size_bytes` is counted all the same.
+    """
+
+    def __init__(
+        self, descriptor: int, ended: threading.Event, on_failure: Callable[[OSError], None]
+    ) -> None:
+        self.size_bytes = 0
+        self.descriptor = descriptor
         self._ended = ended
+        self._on_failure = on_failure
         self._buffer = memoryview(bytearray(WHOLE_PIECE_BYTES))
-        self._offset = 0
 
     def version(self, _etag: str) -> None:
         return
 
     def room(self, offset: int) -> memoryview:
-        if offset < self._offset:  # it begins anew, and may be shorter now
-            os.ftruncate(self._descriptor, offset)
-        self._offset = offset
+        if offset < self.size_bytes and self.descriptor >= 0:  # begins again, perhaps shorter
+            os.ftruncate(self.descriptor, offset)
+        self.size_bytes = offset
         return self._buffer
 
     def take(self, count: int, *, more: bool) -> bool:  # noqa: ARG002 - a sink's
         data = self._buffer[:count]
-        while data:
-            written = os.pwrite(self._descriptor, data, self._offset)
-            self._offset += written
-            data = data[written:]
+        offset = self.size_bytes
+        self.size_bytes += count
+        try:
+            while data and self.descriptor >= 0:
+                written = os.pwrite(self.descriptor, data, offset)
+                offset += written
+                data = data[written:]
+        except OSError as error:
+            self.descriptor = -1
+            self._on_failure(error)
         return not self._ended.is_set()
 
     def pause(self) -> None:
@@ -96,8 +113,8 @@ def _table_bytes(shared: Shared) -> int:
 class Store:
     """The cache directory of one mount.
 
-    `_lock` guards `_open`, `_known`, `_usages`, `_refused`, `_changed` and `_told_of_uncached`; no
-    I/O while it is held. `_taking_in` is held while a whole content takes its place.
+    `_lock` guards `_open`, `_known`, `_usages`, `_refused` and `_changed`; no I/O while it is held.
+    `_taking_in` is held while a whole content takes its place.
     """
 
     def __init__(
@@ -128,21 +145,28 @@ class Store:
         self._usages: TTLCache[str, Usage] = TTLCache(USAGES, USAGE_S)
         self._refused: TTLCache[str, BaseException] = TTLCache(REFUSED, REFUSED_S)
         self._changed: dict[str, bool] = {}  # a change that the next opening is to be told of
-        self._told_of_uncached = False
+        self._warning = DiskWarning(directory)
         self._ended = threading.Event()
         self._keeper = Keeper(
             self, self._places, evict.Budget(size_bytes, min_free_bytes), self._counters
         )
 
     def start(self) -> None:
-        """Make the directory and start the threads. Raises `CacheError`."""
+        """Make the directory and start the threads.
+
+        Raises `CacheError` if the directory is none of ours. A disk that is full, read-only or
+        broken is no such error: what it does not take is read without caching.
+        """
         try:
             self._places.prepare()
         except OSError as error:
-            raise CacheError(
-                f"the cache directory {self._places.root.parent} cannot be used: {error.strerror}",
-                remedy="choose another with --cache-dir or cache.dir",
-            ) from error
+            if error.errno in MISCONFIGURED:
+                raise CacheError(
+                    f"the cache directory {self._places.root.parent} cannot be used: "
+                    f"{error.strerror}",
+                    remedy="choose another with --cache-dir or cache.dir",
+                ) from error
+            self._warning.tell("files are read without caching what is not cached yet", error)
         self._crew.open()
         self._verifier.open()
         self._keeper.open()
@@ -251,21 +275,40 @@ class Store:
         return size_bytes
 
     def _fetch_whole(self, artifact: Artifact, place: Place) -> int:
-        """Fetch what has no size but an end; what is known afterwards is how long it was."""
-        directory = Path(place.path).parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = directory / f"{secrets.token_hex(8)}.new"
+        """Fetch what has no size but an end; what is known afterwards is how long it was.
+
+        If the disk does not take it, that is all: its bytes are fetched again by who reads them.
+        """
+
+        def on_failure(error: OSError) -> None:
+            self._warning.tell(f"{artifact.id} is read without caching", error)
+
+        temporary = temporary_name(place)
+        descriptor = -1
         try:
-            with temporary.open("xb", buffering=0) as file:
-                is_held(file.fileno())
-                self._source.stream(artifact, Span(0, 0), _ToFile(file.fileno(), self._ended))
-                if self._ended.is_set():
-                    raise Cancelled("the mount is ending")
-                size_bytes = os.fstat(file.fileno()).st_size
-            self._take_in(temporary, place, size_bytes, verified=False)
-            return size_bytes
+            try:
+                make_private(os.path.dirname(temporary))  # noqa: PTH120 - paths are text here
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                descriptor = os.open(temporary, flags, 0o600)
+                is_held(descriptor)
+            except OSError as error:
+                on_failure(error)
+            sink = _ToFile(descriptor, self._ended, on_failure)
+            self._source.stream(artifact, Span(0, 0), sink)
+            if self._ended.is_set():
+                raise Cancelled("the mount is ending")
+            if sink.descriptor >= 0:
+                try:
+                    sums = read_sums(descriptor, lambda _: None, self._ended)
+                    self._publish(place, temporary, descriptor, sums, verified=False)
+                except OSError as error:
+                    on_failure(error)
+            return sink.size_bytes
         finally:
-            temporary.unlink(missing_ok=True)
+            if descriptor >= 0:
+                os.close(descriptor)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
 
     def _load(self, artifact: Artifact, place: Place, size_bytes: int) -> Shared:
         return Shared(
@@ -278,6 +321,7 @@ class Store:
             flights=self._crew,
             verifier=self._verifier,
             counters=self._counters,
+            warning=self._warning,
         )
 
     # What is known without opening
@@ -327,73 +371,64 @@ class Store:
     # Taking in, pinning, removing
 
     def adopt(self, artifact: Artifact, path: Path) -> bool:
-        """Make a local file with this artifact's content its cached content.
+        """Make a local file with this artifact's content its cached content; see `stage`.
 
-        The file stays as it is: it is shared by a link where that is possible, else copied. False
-        if that was not possible or there was no need; nothing is lost then.
+        The file stays as it is. False if it does not have this artifact's size and SHA-256, if
+        that was not possible, or if there was no need; nothing is lost then.
+        """
+        staged = self.stage(artifact, path)
+        return staged is not None and staged.finish()
+
+    def stage(self, artifact: Artifact, path: Path) -> Adoption | None:
+        """Link or open a local file that is to become this artifact's cached content.
+
+        Does not read the file, nor wait for another thread. Call `finish` (slow: reads and hashes)
+        or `discard` on what is returned. Once this has returned, a writer of the file must look at
+        ``st_nlink`` before it writes, and write to a copy if it is more than 1. None if there is
+        nothing to adopt.
         """
         place = self._places.of(artifact)
         if artifact.sha256 is None or artifact.size_bytes is None:
-            return False
-        with self._lock:
-            if place.key in self._open:
-                return False
-            self._known.pop(place.key, None)
-        try:
-            self._take_in(path, place, artifact.size_bytes, verified=True)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.EINVAL):  # else it was removed or rewritten
-                self._tell_of_uncached(artifact, error)
-            return False
-        finally:
-            with self._lock:
-                self._usages.pop(place.key, None)
-        return True
+            return None
 
-    def _tell_of_uncached(self, artifact: Artifact, error: OSError) -> None:
-        """Say once that the disk does not take what was uploaded."""
-        with self._lock:
-            told, self._told_of_uncached = self._told_of_uncached, True
-        if not told:
-            _log.warning(
-                "%s is uploaded but not cached, reading it downloads it: %s; "
-                "`artifactfs cache clear` makes room, cache.dir chooses another disk",
-                artifact.filename,
-                error.strerror,
+        def on_failure(error: OSError) -> None:
+            if error.errno != errno.ENOENT:  # else its user has removed it
+                what = f"{artifact.filename} is uploaded but not cached, reading it downloads it"
+                self._warning.tell(what, error)
+
+        try:
+            return Adoption(
+                artifact,
+                place,
+                str(path),
+                publish=self._publish,
+                is_wanted=lambda: not self.in_use(place.key),
+                on_failure=on_failure,
+                ended=self._ended,
             )
+        except OSError as error:
+            on_failure(error)
+            return None
 
-    def _take_in(self, path: Path, place: Place, size_bytes: int, *, verified: bool) -> None:
-        directory = Path(place.path).parent
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = directory / f"{secrets.token_hex(8)}.new"
-        try:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-                temporary.chmod(0o600)
-            mode = "r+b" if os.access(temporary, os.W_OK) else "rb"  # a lock needs the former
-            with temporary.open(mode, buffering=0) as file, opening(file.fileno()):
-                is_held(file.fileno())
-                found = os.fstat(file.fileno())
-                if found.st_size != size_bytes:
-                    raise OSError(errno.EINVAL, "it has another size")
-                sums = [
-                    checksum(os.pread(file.fileno(), GRAIN_BYTES, start))
-                    for start in range(0, size_bytes, GRAIN_BYTES)
-                ]
-                with self._taking_in:  # two of one content, or their files would be mixed
-                    temporary.replace(place.path)
-                    write_sidecar(place.sidecar, size_bytes, found.st_ino, sums, verified=verified)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._keeper.came(size_bytes)
+    def _publish(
+        self, place: Place, path: str, descriptor: int, sums: array[int], *, verified: bool
+    ) -> None:
+        """Make a whole file, open as `descriptor`, the content of a place. Raises `OSError`."""
+        with opening(descriptor):
+            is_held(descriptor)
+            found = os.fstat(descriptor)
+            with self._taking_in:  # two of one content, or their files would be mixed
+                os.replace(path, place.path)  # noqa: PTH105 - paths are text here
+                write_sidecar(place.sidecar, found.st_size, found.st_ino, sums, verified=verified)
+        self.forget(place.key)
+        self._keeper.came(found.st_size)
 
     def pin(self, artifact: Artifact) -> None:
         """Fetch it whole in the background and never evict it. Raises `OSError`."""
         place = self._places.of(artifact)
         content = self.open(artifact)
         try:
+            make_private(os.path.dirname(place.pin))  # noqa: PTH120
             Path(place.pin).touch(mode=0o600)
         except OSError:
             content.close()

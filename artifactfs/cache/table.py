@@ -110,6 +110,16 @@ class GrainTable:
                 spans.append(span_of(free_start, free_end, self.size_bytes))
         return spans
 
+    def claim_first(self, first: int, stop: int, most: int) -> Span | None:
+        """The same for the first of what is neither here nor on its way, up to `most` grains."""
+        for start, end in runs(self.flags, ABSENT, first, stop):
+            free = next(runs(self.claims, FREE, start, end), None)
+            if free is not None:
+                free_start, free_end = free[0], min(free[1], free[0] + most)
+                self.claims[free_start:free_end] = _COMING * (free_end - free_start)
+                return span_of(free_start, free_end, self.size_bytes)
+        return None
+
     def unclaim(self, first: int, stop: int) -> None:
         """What of it has not come is not on its way any more."""
         self.claims[first:stop] = self.claims[first:stop].replace(_COMING, _FREE)

@@ -25,13 +25,17 @@ Done = Callable[[BaseException | None], None]
 
 @dataclass(slots=True, eq=False)
 class Waiter:
-    """A reader who waits for the grains [first, stop)."""
+    """A reader who waits for the grains [first, stop).
+
+    For one `in_background` nothing is claimed beforehand: it waits for what others leave free.
+    """
 
     among: Waiters
     first: int
     stop: int
     done: Done
     deadline_s: float
+    in_background: bool = False
 
     def touches(self, first: int, stop: int) -> bool:
         """Whether it waits for something with a grain in [first, stop)."""
@@ -74,6 +78,16 @@ class Waiters:
     def touch(self, first: int, stop: int) -> bool:
         """Whether anybody waits for something with a grain in [first, stop)."""
         return any(waiter.touches(first, stop) for waiter in self._waiting)
+
+    def background(self) -> list[Waiter]:
+        """Those who wait in the background."""
+        return [waiter for waiter in self._waiting if waiter.in_background]
+
+    def wait_past(self, first: int, stop: int) -> bool:
+        """Whether a reader waits for a grain in (first, stop), and for none before it."""
+        return any(
+            first < waiter.first < stop for waiter in self._waiting if not waiter.in_background
+        )
 
     def left_by(self, first: int, stop: int) -> list[Waiter]:
         """Those to whom a flight for [first, stop) should have brought something, and has not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import random
 import shutil
@@ -32,7 +33,7 @@ from artifactfs.errors import (
     Unreachable,
 )
 from artifactfs.spans import Span
-from tests.cache.source import Source, artifact_of, broken
+from tests.cache.source import Probe, Source, artifact_of, broken
 from tests.helpers import wait_until as eventually
 
 
@@ -334,6 +335,67 @@ def test_a_cache_directory_that_cannot_be_used_says_so(tmp_path: Path) -> None:
         Cache(tmp_path / "file" / "cache").over(Source(DATA))
 
 
+@pytest.mark.parametrize(
+    "cause", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENXIO, errno.ESTALE]
+)
+@pytest.mark.parametrize("call", ["mkdir", "open", "pwrite", "chmod", "link", "rename", "replace"])
+def test_a_disk_that_takes_nothing_is_read_past_and_said_once(
+    cache: Cache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    cause: int,
+    call: str,
+) -> None:
+    """Whatever call the disk refuses, from the start on."""
+
+    def refuse(path: object, *args: object, **more: object) -> object:
+        writes = call != "open" or (args and int(args[0]) & os.O_ACCMODE)  # type: ignore[call-overload]
+        if writes and (isinstance(path, int) or str(cache.directory) in str(path)):
+            raise OSError(cause, os.strerror(cause), str(path))
+        return before(path, *args, **more)
+
+    before = getattr(os, call)
+    monkeypatch.setattr(os, call, refuse)
+    store = cache.over(Source(DATA))
+    for _ in range(2):
+        read_all(store, artifact_of(DATA))
+        read_all(store, artifact_of(DATA, sha256=None, size_bytes=None))
+    (tmp_path / "spooled").write_bytes(DATA)
+    store.adopt(artifact_of(DATA), tmp_path / "spooled")
+    read_all(store, artifact_of(DATA))
+    said = [one for one in caplog.records if one.name.startswith("artifactfs.cache")]
+    assert len(said) <= 1, caplog.text
+    for one in said:
+        assert "cache.dir" in one.getMessage()
+        assert os.strerror(cause) in one.getMessage()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_what_has_neither_a_size_nor_a_place_on_disk_is_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An artifact without a size is fetched whole to learn it."""
+    source = Source(DATA)
+    source.ranged = False
+    monkeypatch.setattr(source, "probe", lambda artifact: Probe(None))
+    store = cache.over(source)
+    before = getattr(os, call)
+
+    def refuse(path: object, *args: object, **more: object) -> object:
+        if str(cache.directory) in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return before(path, *args, **more)
+
+    monkeypatch.setattr(os, call, refuse)
+    artifact = artifact_of(DATA, sha256=None, size_bytes=None)
+    read_all(store, artifact)
+    monkeypatch.undo()
+    monkeypatch.setattr(source, "probe", lambda artifact: Probe(None))
+    read_all(store, artifact)
+    assert store.usage(artifact).size_bytes == len(DATA)
+
+
 def test_an_adopted_file_is_never_fetched(cache: Cache, tmp_path: Path) -> None:
     source = Source(DATA)
     store = cache.over(source)
@@ -359,13 +421,15 @@ def test_what_the_disk_does_not_take_is_said_once_with_a_remedy(
     cache: Cache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = cache.over(Source(DATA))
-    (tmp_path / "unreadable").mkdir()
+    (tmp_path / "spooled").write_bytes(DATA)
+    (tmp_path / "cache" / "v2" / "sha256").write_text("in the way")
     for name in ("first.bin", "second.bin"):
         artifact = dataclasses.replace(artifact_of(DATA), filename=name)
-        assert not store.adopt(artifact, tmp_path / "unreadable")
+        assert not store.adopt(artifact, tmp_path / "spooled")
     (said,) = caplog.records
     assert said.levelname == "WARNING"
-    for part in ("first.bin", "Is a directory", "cache clear", "cache.dir"):
+    (tmp_path / "cache" / "v2" / "sha256").unlink()
+    for part in ("first.bin", "Not a directory", "cache clear", "cache.dir"):
         assert part in said.getMessage()
     read_all(store, artifact_of(DATA))
 
@@ -501,7 +565,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tests.cache.test_store import Cache, DATA
-from tests.cache.source import Source, artifact_of
+from tests.cache.source import Probe, Source, artifact_of
 store = Cache(Path(sys.argv[1])).over(Source(DATA))
 content = store.open(artifact_of(DATA))
 content.read(0, 2_000_000)

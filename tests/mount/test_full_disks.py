@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import RawIOBase
 from pathlib import Path
 
@@ -53,13 +53,87 @@ def fill_by(file: RawIOBase) -> None:
             file.write(bytes(100_000))
 
 
-@pytest.mark.parametrize("setting", ["state.dir", "cache.dir"])
-def test_a_full_disk_at_the_mount_is_one_clear_line(
-    user: UserMount, small_disk: Path, setting: str
+def take_inodes(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,nr_inodes=16", disk], check=True)
+    with pytest.raises(OSError, match="No space left"):
+        for number in range(100):
+            (disk / f"filler-{number}").touch()
+
+
+def write_protect(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+def give_room(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,rw,nr_inodes=1000", disk], check=True)
+    for path in disk.glob("filler*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("spoil", [fill, take_inodes, write_protect])
+@pytest.mark.parametrize("was_used", [False, True])
+def test_a_cache_disk_that_takes_nothing_does_not_keep_a_mount_from_starting(
+    user: UserMount,
+    service: ServiceClient,
+    small_disk: Path,
+    spoil: Callable[[Path], None],
+    was_used: bool,
+) -> None:
+    cache = small_disk / "cache"
+    user.settings = {"list.ttl": "0", "drop.linger": "0", "cache.dir": str(cache)}
+    user.settings |= {"cache.min_free": "0"}
+    known, other = os.urandom(300_000), os.urandom(700_000)
+    service.upload("known.bin", known)
+    service.upload("other.bin", other)
+    if was_used:
+        user.mount()
+        assert (user.path / "artifacts" / "known.bin").read_bytes() == known
+        user.unmount()
+    spoil(small_disk)
+    user.mount()
+    for _ in range(2):
+        assert (user.path / "artifacts" / "known.bin").read_bytes() == known
+        assert (user.path / "artifacts" / "other.bin").read_bytes() == other
+    (user.path / "drop" / "new.bin").write_bytes(b"new")
+    user.settle()
+    assert (user.path / "artifacts" / "new.bin").read_bytes() == b"new"
+    assert os.listdir(user.path / "jobs") == []
+    warnings = [line for line in user.log().splitlines() if "cache directory" in line]
+    assert len(warnings) == 1, user.log()
+    assert "cache.dir" in warnings[0]
+    assert str(cache) in warnings[0]
+    give_room(small_disk)
+
+    late = os.urandom(800_000)
+    service.upload("late.bin", late)
+    assert (user.path / "artifacts" / "late.bin").read_bytes() == late
+
+    def is_on_disk() -> bool:
+        blocks = [path.stat().st_blocks for path in cache.rglob("*") if path.is_file()]
+        return max(blocks, default=0) * 512 >= len(late)
+
+    wait_until(is_on_disk)
+    assert cache.stat().st_mode & 0o077 == 0
+
+
+def test_a_cache_directory_in_whose_place_a_file_is_stays_an_error(
+    user: UserMount, small_disk: Path
+) -> None:
+    (small_disk / "file").touch()
+    user.path.mkdir()
+    done = user.command("mount", "-o", f"cache.dir={small_disk}/file", user.path, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "--cache-dir" in done.stderr
+    assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def test_a_full_disk_of_the_outbox_at_the_mount_is_one_clear_line(
+    user: UserMount, small_disk: Path
 ) -> None:
     fill(small_disk)
     user.path.mkdir()
-    done = user.command("mount", "-o", f"{setting}={small_disk}/x", user.path, check=False)
+    done = user.command("mount", "-o", f"state.dir={small_disk}/x", user.path, check=False)
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "No space left" in done.stderr or "full" in done.stderr

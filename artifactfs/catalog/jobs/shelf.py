@@ -28,6 +28,7 @@ from pathlib import Path
 import xxhash
 
 from artifactfs.catalog.jobs.logs import is_held
+from artifactfs.directories import make_private
 
 VERSION = "jobs-1"
 JOBS = "jobs"
@@ -60,7 +61,7 @@ class Shelf:
         """`place`, made and with its ``id``. Raises `OSError`."""
         place = self.place(kind, key)
         if not (place / _ID).exists():
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(place)
             _write(place / _ID, key.encode("utf-8", "surrogatepass"))
         return place
 
