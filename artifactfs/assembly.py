@@ -348,8 +348,9 @@ class Mount:
             store = _open_store(self._config, self._service)
             catalog = Catalog(self._service.artifacts.list, ttl_s=self._config.list.ttl_s)
 
-            def uploaded(artifact: Artifact, spooled: Path) -> None:
-                store.adopt(artifact, spooled)
+            def uploaded(artifact: Artifact, spooled: Path | None) -> None:
+                if spooled is not None:
+                    store.adopt(artifact, spooled)
                 catalog.add(artifact)
 
             outbox = Outbox(

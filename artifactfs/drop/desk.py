@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -247,16 +247,17 @@ class Desk:
         book.told(path)
         book.settle_rows()
 
-    def leave(self, entry_ids: list[int]) -> None:
-        """Uploaded entries have been here for long enough."""
+    def leave(self, lingered: Sequence[tuple[int, int]]) -> None:
+        """Uploaded entries, by id and generation, have been here for long enough."""
         book = self._book
         with book.changing:
-            found = [book.view.stored(entry_id) for entry_id in entry_ids]
+            found = [(book.view.stored(number), generation) for number, generation in lingered]
             gone = [
                 entry
-                for entry in found
+                for entry, generation in found
                 if entry is not None
                 and entry.state is State.UPLOADED
+                and entry.generation == generation
                 and entry.id not in self._open
             ]
             with book.journal.together():

@@ -83,6 +83,7 @@ class Spooled:
         self._writing = fresh
         self._durable = False
         self._killed = False
+        self._own = fresh
         self._torn: Span | None = None
         self._lost: OSError | None = None
         self._sent_on_bytes = 0
@@ -220,16 +221,22 @@ class Spooled:
 
     def _begin(self) -> None:
         """The bytes are about to change: no close counts any more that has returned before."""
-        if self._writing and not self._durable:
-            return
-        self._own_bytes()
-        self.entry = self._keeper.begin_writing(self.entry.id)
-        if not self._writing:
-            self._torn = self._lost = None
-        self._writing, self._durable, self._killed = True, False, False
+        if not self._writing or self._durable:
+            self.entry = self._keeper.begin_writing(self.entry.id)
+            if not self._writing:
+                self._torn = self._lost = None
+            self._writing, self._durable, self._killed = True, False, False
+            self._own = False
+        if not self._own:
+            self._own_bytes()
+            self._own = True
 
     def _own_bytes(self) -> None:
-        """An uploaded file may be shared with the cache by a link: those bytes must not change."""
+        """Copy the file if it has another name as well: those bytes must not change.
+
+        The cache may share it by a link. Its generation was raised before: from then on the outbox
+        makes no link (`Dispatch.arrived`), so that a count of 1 stays.
+        """
         if os.fstat(self._descriptor).st_nlink < 2:
             return
         copy = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")

@@ -155,14 +155,14 @@ class Journal:
         """The highest turn that was given."""
         return int(self._do("SELECT coalesce(max(turn), 0) FROM entries").fetchone()[0])
 
-    def uploaded_before(self, epoch_s: float) -> list[int]:
-        """The ids of entries that have lingered since before then."""
+    def uploaded_before(self, epoch_s: float) -> list[tuple[int, int]]:
+        """Id and generation of the entries that have lingered since before then."""
         rows = self._do(
-            "SELECT id FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
+            "SELECT id, generation FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
             " AND path IS NOT NULL",
             (epoch_s,),
         ).fetchall()
-        return [row[0] for row in rows]
+        return rows
 
     # Entries
 

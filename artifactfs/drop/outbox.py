@@ -78,7 +78,7 @@ class Outbox:
         drop: DropConfig,
         spool: SpoolConfig,
         known: Callable[[str], Artifact | None],
-        on_uploaded: Callable[[Artifact, Path], None],
+        on_uploaded: Callable[[Artifact, Path | None], None],
         on_change: Callable[[str], None] = _ignore,
         audit: AuditLog | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -243,7 +243,7 @@ class Outbox:
         if entry is None or self._waiting.is_over:
             return
         if entry.state in (State.FAILED, State.INTERRUPTED):
-            raise self._worker.last_error(entry_id) or NotUploaded(
+            raise self._worker.last_error(entry) or NotUploaded(
                 f"{entry.path} is {entry.state}: {entry.error}"
             )
         if entry.is_pending:

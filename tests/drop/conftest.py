@@ -54,8 +54,9 @@ class Bench:
         self.open.append(made)
         return made
 
-    def _adopt(self, artifact: Artifact, path: Path) -> None:
-        self.adopted.append((artifact.filename, path.read_bytes()))
+    def _adopt(self, artifact: Artifact, path: Path | None) -> None:
+        if path is not None:
+            self.adopted.append((artifact.filename, path.read_bytes()))
 
     def close(self, outbox: Outbox) -> None:
         self.open.remove(outbox)
