@@ -143,7 +143,11 @@ class Desk:
         return self._book.view.by_id(entry_id)
 
     def begin_writing(self, entry_id: int) -> Entry:
-        """An entry is changed: older work on it does not count any more."""
+        """An entry is about to be changed: older work on it does not count any more.
+
+        Its bytes may change once the row is on the disk (`rows_reach_disk`). Raises `OSError`,
+        `DropError`.
+        """
         book = self._book
         with book.changing:
             self._line.withdraw(entry_id)
@@ -166,6 +170,10 @@ class Desk:
             book.view.set_progress(entry_id, None)
         book.told(changed.path)
         return changed
+
+    def rows_reach_disk(self) -> None:
+        """Return when all rows written before are on the disk. Raises `OSError`, `DropError`."""
+        self._book.settle_rows()
 
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None:
         """The bytes are on the disk: have the name and the row there, too."""
@@ -300,7 +308,7 @@ class Desk:
             file = self.open(path, os.O_WRONLY)
             try:
                 file.truncate(size_bytes)
-                file.flush(0)
+                file.close_alone()
             finally:
                 file.release()
         if mode is None and mtime_ns is None:

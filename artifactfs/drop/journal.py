@@ -157,12 +157,11 @@ class Journal:
 
     def uploaded_before(self, epoch_s: float) -> list[tuple[int, int]]:
         """Id and generation of the entries that have lingered since before then."""
-        rows = self._do(
+        return self._do(
             "SELECT id, generation FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
             " AND path IS NOT NULL",
             (epoch_s,),
         ).fetchall()
-        return rows
 
     # Entries
 

@@ -16,9 +16,8 @@
 | CREATE | (new) → writing | nothing: no close has returned |
 | FLUSH | writing → writing, marked closed | the bytes, the file's name, the row |
 | FLUSH of a killed writer, or after a failed write | writing → interrupted | as above |
-| WRITE after a FLUSH | writing → writing, closed no more | nothing: as after CREATE |
 | RELEASE of the last writer | writing → queued | nothing: a closed row is as good as a queued one |
-| WRITE, TRUNCATE of what was closed | any → writing, next generation | nothing |
+| change of what was closed | any → writing, next generation | the row, before the bytes change |
 | RENAME of what is on its way or there | → queued, next generation | the new name |
 | UNLINK, or RENAME over it | (gone) | that it is gone |
 | uploader | queued → hashing → uploading | nothing |

@@ -313,6 +313,10 @@ class DropHandle(Handle):
         """The entry as it is now."""
         return self._file.entry
 
+    @property
+    def write_is_quick(self) -> bool:
+        return self._file.is_ready
+
     def read(self, start: int, stop: int) -> bytes:
         return self._file.read(start, stop)
 

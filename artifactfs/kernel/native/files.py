@@ -97,7 +97,8 @@ class FileOperations:
             self._close(late[0].fh)
 
         manners = CHANGES if local else WAITS
-        self._mount.later(pool, call, act, undo=undo, manners=manners, brief=True)
+        brief = not flags & os.O_TRUNC  # which may have to wait for the disk
+        self._mount.later(pool, call, act, undo=undo, manners=manners, brief=brief)
 
     def create(self, call: Call, body: memoryview) -> None:
         directory = self._mount.inodes.directory(call.nodeid)
@@ -201,7 +202,7 @@ class FileOperations:
             self._give_back(body)
 
         self._handles.hold(opened)
-        brief = size <= BRIEF_BYTES
+        brief = size <= BRIEF_BYTES and opened.handle.write_is_quick
         self._mount.later(
             self._mount.pools.spool, call, act, after=after, manners=CHANGES, brief=brief
         )
