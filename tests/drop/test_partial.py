@@ -70,9 +70,7 @@ def test_what_the_spools_limit_refuses_leaves_a_partial_file(
     assert bench.listed() == {}
 
 
-def failing(
-    monkeypatch: pytest.MonkeyPatch, number: int, after: int = 0
-) -> Callable[[], None]:
+def failing(monkeypatch: pytest.MonkeyPatch, number: int, after: int = 0) -> Callable[[], None]:
     """Have every change of a spool file fail like this, but for the first `after` calls."""
     left = after
 

@@ -182,9 +182,7 @@ def test_a_truncation_by_path_of_what_is_read_only_is_closed(bench: Bench) -> No
     assert newest.sha256 == digest(OLD[:3])
 
 
-def test_a_truncation_by_path_does_not_wait_for_the_upload(
-    bench: Bench, proxy: FaultProxy
-) -> None:
+def test_a_truncation_by_path_does_not_wait_for_the_upload(bench: Bench, proxy: FaultProxy) -> None:
     outbox = bench.outbox()
     write(outbox, "file", OLD)
     assert outbox.wait(timeout_s=30) == []
