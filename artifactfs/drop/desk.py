@@ -188,6 +188,7 @@ class Desk:
                 row,
                 State.INTERRUPTED if why_not else State.WRITING,
                 closed=why_not is None,
+                closed_at=time.time(),
                 turn=book.next_turn(),
                 size_bytes=shown.size_bytes,
                 mtime_ns=shown.mtime_ns,

@@ -76,8 +76,8 @@ class Entry:
     """One file of the outbox, as it is now.
 
     `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
-    entries by their closing. `closed` says that a close of these bytes has returned, `tried` that
-    the service may have them. `progress` goes from 0 to 1. `waits_for_name` says that the name
+    entries by their closing. `closed` says that a close of these bytes has returned, `closed_at`
+    when (seconds since the epoch), `tried` that the service may have got them since. `progress` goes from 0 to 1. `waits_for_name` says that the name
     looks temporary, so that it is not uploaded before it is renamed.
     """
 
@@ -98,6 +98,7 @@ class Entry:
     closed: bool = False
     turn: int = 0
     tried: bool = False
+    closed_at: float = 0.0
 
     @property
     def is_pending(self) -> bool:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -327,11 +328,16 @@ class Worker:
     ) -> Arrival:
         known = self._known(digest)
         name = entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        if known is not None and known.filename == name and known.status == "ready":
-            return Arrival(known, "listed")
-        may_exist = tried or known is not None
-        lane = self._uploader.lane_of(entry.size_bytes)
-        shipment = Shipment(work.path, name, digest, entry.size_bytes, lane, may_exist)
+        shipment = Shipment(
+            work.path,
+            name,
+            digest,
+            entry.size_bytes,
+            self._uploader.lane_of(entry.size_bytes),
+            may_exist=tried or known is not None,
+            since=datetime.fromtimestamp(entry.closed_at, UTC) if tried else None,
+            known_id=None if known is None else known.id,
+        )
 
         def sent(count: int, total: int) -> None:
             self._queue.progress(entry, min(1.0, count / total) if total else 1.0)
