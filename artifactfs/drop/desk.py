@@ -127,6 +127,7 @@ class Desk:
         if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR):
             try:
                 file.truncate(0)
+                file.forget_writer()
             except BaseException:
                 file.release()
                 raise
@@ -309,6 +310,7 @@ class Desk:
             file = self.open(path, os.O_WRONLY)
             try:
                 file.truncate(size_bytes)
+                file.forget_writer()
                 file.close_alone()
             finally:
                 file.release()

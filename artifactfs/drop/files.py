@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactfs import system
+from artifactfs.drop.callers import LastWriter
 from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
@@ -87,6 +88,7 @@ class Spooled:
         self._durable = False
         self._killed = False
         self._ready = fresh
+        self._last_writer = LastWriter(keeper.was_killed)
         self._missing = MissingRanges()
         self._lost: OSError | None = None
         self._sent_on_bytes = 0
@@ -182,6 +184,7 @@ class Spooled:
         with self.lock:
             before_bytes, reserved_bytes = self._size_bytes, 0
             try:
+                self._last_writer.changed()
                 self._begin()
                 self._keeper.reserve(max(0, size_bytes - before_bytes))
                 reserved_bytes = max(0, size_bytes - before_bytes)
@@ -300,11 +303,22 @@ class Spooled:
     def flush(self, pid: int) -> None:
         """A writer's descriptor is closed: make it durable, or note that the writer was killed."""
         with self.lock:
+            killed = self._last_writer.closes(pid)
             if self._writing:
-                self._make_durable(killed=self._keeper.was_killed(pid))
+                self._make_durable(killed=killed)
+
+    def written_by(self, pid: int) -> None:
+        """Note which thread's change comes next."""
+        with self.lock:
+            self._last_writer.wrote(pid)
+
+    def forget_writer(self) -> None:
+        """Note that what was written before does not count, and who has written it."""
+        with self.lock:
+            self._last_writer.forget()
 
     def _make_durable(self, *, killed: bool) -> None:
-        if self._durable and (killed or not self._killed):
+        if self._durable and killed == self._killed:
             return
         with contextlib.suppress(OSError):
             self.data_sync()
@@ -341,9 +355,10 @@ class Spooled:
             try:
                 if self._writing and not self._durable:
                     # Pages of a mapping come late, with nobody's process number.
-                    self._make_durable(killed=self._killed)
+                    self._make_durable(killed=self._last_writer.was_killed)
             finally:
                 self._writing = False
+                self._last_writer = LastWriter(self._keeper.was_killed)
             resting, self._hash = self._hash, None
             return resting
 
@@ -443,6 +458,14 @@ class OpenFile:
             self._spooled.data_sync()
         else:
             self._keeper.settle(self.entry_id)
+
+    def written_by(self, caller_pid: int) -> None:
+        """Note the thread that asks for the next write, truncation, allocation or copy."""
+        self._spooled.written_by(caller_pid)
+
+    def forget_writer(self) -> None:
+        """Note that the file was cut by its path, or as it was opened."""
+        self._spooled.forget_writer()
 
     def close_alone(self) -> None:
         """Make a change by path as safe as a close, unless a writer has the file open.

@@ -77,8 +77,9 @@ class Entry:
 
     `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
     entries by their closing. `closed` says that a close of these bytes has returned, `closed_at`
-    when (seconds since the epoch), `tried` that the service may have got them since. `progress` goes from 0 to 1. `waits_for_name` says that the name
-    looks temporary, so that it is not uploaded before it is renamed.
+    when (seconds since the epoch), `tried` that the service may have got them since. `progress`
+    goes from 0 to 1. `waits_for_name` says that the name looks temporary, so that it is not
+    uploaded before it is renamed.
     """
 
     id: int

@@ -306,6 +306,13 @@ class Handle(ABC):
         _ = offset, whence
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
+    def written_by(self, caller_pid: int) -> None:
+        """Note the thread that asks for the next write, truncation, allocation or copy.
+
+        Not called for pages that the kernel writes back: those are nobody's. Does not block.
+        """
+        _ = caller_pid
+
     def flush(self, caller_pid: int) -> None:
         """What close(2) waits for: make it durable. Comes once per closed descriptor. May wait."""
         _ = caller_pid

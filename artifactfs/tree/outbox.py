@@ -338,6 +338,9 @@ class DropHandle(Handle):
     def seek(self, offset: int, whence: int) -> int:
         return self._file.seek(offset, whence)
 
+    def written_by(self, caller_pid: int) -> None:
+        self._file.written_by(caller_pid)
+
     def flush(self, caller_pid: int) -> None:
         self._file.flush(caller_pid)
 

@@ -148,6 +148,7 @@ class NameOperations:
 
         def change() -> bytes:
             if handle is not None and new_size_bytes is not None:
+                handle.written_by(call.pid)
                 handle.truncate(new_size_bytes)
                 rest = AttributeChange(mode=new_mode, mtime_ns=new_mtime_ns)
                 if rest != AttributeChange():
