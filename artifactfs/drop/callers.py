@@ -12,12 +12,11 @@ signal, and the last of them closes the files. But they all die of the code that
 there was none. It is shown to those who may trace the process only (root, and its own user while it
 has given up its memory, as here); everyone else reads 0, so that 0 proves something only for them.
 
-What counts is the process that wrote last (`LastWriter`), not the one that closes last: ``timeout``,
-a shell or a worker that was forked may hold the same open file, and ends in an ordinary way. A
-process is known by its number and by when it was started, because numbers are used again. Where
-nobody is known to have written (a file that was only made, or changed through a mapping), the
-process that closes is judged instead, and one that closes properly makes good what a killed one
-has left.
+What counts is the process that wrote last (`LastWriter`), not the one that closes last.
+``timeout``, a shell or the parent of a worker holds the same open file, and ends in an ordinary way. A process
+is identified by its number and its start time, because numbers are used again. Where no process is
+known to have written (the file was only made, or changed through a mapping), the process that
+closes is judged instead, and one that closes properly makes good what a killed one has left.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ class LastWriter:
         self._last = process
 
     def changed(self) -> None:
-        """Note a change, also one of pages that are written back: that is nobody's."""
+        """Note a change, also one of pages that are written back, which has no caller."""
         self._changed = True
 
     def forget(self) -> None:

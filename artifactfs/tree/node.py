@@ -309,7 +309,7 @@ class Handle(ABC):
     def written_by(self, caller_pid: int) -> None:
         """Note the thread that asks for the next write, truncation, allocation or copy.
 
-        Not called for pages that the kernel writes back: those are nobody's. Does not block.
+        Not called for pages that the kernel writes back: those have no caller. Does not block.
         """
         _ = caller_pid
 
