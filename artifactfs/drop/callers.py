@@ -13,10 +13,11 @@ there was none. It is shown to those who may trace the process only (root, and i
 has given up its memory, as here); everyone else reads 0, so that 0 proves something only for them.
 
 What counts is the process that wrote last (`LastWriter`), not the one that closes last.
-``timeout``, a shell or the parent of a worker holds the same open file, and ends in an ordinary way. A process
-is identified by its number and its start time, because numbers are used again. Where no process is
-known to have written (the file was only made, or changed through a mapping), the process that
-closes is judged instead, and one that closes properly makes good what a killed one has left.
+``timeout``, a shell or the parent of a worker holds the same open file, and ends in an ordinary
+way. A process is identified by its number and its start time, because numbers are used again.
+Where no process is known to have written (the file was only made, or changed through a mapping),
+the process that closes is judged instead, and one that closes properly makes good what a killed
+one has left.
 """
 
 from __future__ import annotations
