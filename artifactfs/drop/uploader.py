@@ -1,10 +1,11 @@
 """Brings one file to the service: the ways of ``plan``, walked with the calls of ``remote``.
 
 Whatever way a file takes, it is not sent twice. A request through the controller whose answer was
-lost may have arrived, so the next way asks first: ``direct`` answers "exists" without a byte sent;
-where the service has no such call, its list is looked through before anything is repeated. What the
-service has counts only if it is what sending would have made (``counting``); otherwise the bytes
-are sent through the controller, which never says that it has them. Uploads
+lost may have arrived, so the service's list is looked through before anything is repeated. Bytes
+that are known under another name or as an older version are asked for by ``direct`` first, which
+answers "exists" without a byte sent. What the service has counts only if it is what sending would
+have made (``counting``); otherwise the bytes are sent through the controller, which never says that
+it has them. Uploads
 in parts are ``multipart``'s.
 
 The uploader knows no queue and no states: those are the outbox's. The command ``put`` uses it
@@ -134,11 +135,9 @@ class Uploader:
 
         Raises what the service said: `RemoteError` of the last way that was tried.
         """
-        if shipment.may_exist:
-            # The list tells whether it arrived; "exists" would be yet another artifact.
-            known = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
-            if known is not None:
-                return Arrival(known, "listed")
+        arrived = self._arrived_before(shipment)
+        if arrived is not None:
+            return Arrival(arrived, "listed")
         refused: set[Way] = set()
         last: RemoteError | None = None
         while True:
@@ -199,6 +198,22 @@ class Uploader:
             return begun
         return None
 
+    def _arrived_before(self, shipment: Shipment) -> Artifact | None:
+        """The artifact of an earlier attempt whose answer was lost, if the service lists it.
+
+        `direct` cannot tell: it makes one more artifact of bytes that the service has.
+        """
+        if shipment.since is None:
+            return None
+        try:
+            found = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
+        except (BadAnswer, Gone, Unsupported) as error:
+            _log.debug("the list does not say whether %s is there: %s", shipment.filename, error)
+            return None
+        if found is not None and self._counts(found, shipment.filename, shipment.since, ()):
+            return found
+        return None
+
     def _checked(self, artifact: Artifact, shipment: Shipment, asked_at: datetime) -> Artifact:
         """What the service says it has, if that counts as this upload. Raises `OlderArtifact`."""
         older: list[str] = []
@@ -232,11 +247,6 @@ class Uploader:
             self._retention = artifact.expires_at - artifact.created_at
 
     def _by_controller(self, shipment: Shipment, watch: Watch) -> Arrival:
-        if shipment.since is not None:
-            # Nothing that can be asked by hash works here, or it would have been asked before.
-            known = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
-            if known is not None and self._counts(known, shipment.filename, shipment.since, ()):
-                return Arrival(known, "listed")
         with self._gate.use(shipment.lane, watch.cancelled):
             artifact = self._uploads.by_controller(
                 shipment.whole(),
