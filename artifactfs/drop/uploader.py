@@ -187,12 +187,12 @@ class Uploader:
     def list_again(self, sha256: str, size_bytes: int, name: str) -> Artifact | None:
         """A new artifact of bytes that the service has, under `name`, without sending them.
 
-        None if the service has them not, or has no such call or only an older artifact.
+        None if the service does not have them, does not answer, or has only an older artifact.
         """
         asked_at = self._clock.now()
         try:
             begun = self._uploads.start_direct(sha256, size_bytes, name)
-        except Unsupported:
+        except (Unsupported, TimedOut, Unreachable):
             return None
         if isinstance(begun, Artifact) and self._counts(begun, name, asked_at, ()):
             return begun

@@ -196,7 +196,10 @@ class UploadsApi:
             "size": size_bytes,
             "filename": filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
         }
-        document, _ = self._session.json("POST", f"artifacts/{way}", body=body, optional=True)
+        # Not repeated here: of bytes that the service has, each request makes one more artifact.
+        document, _ = self._session.json(
+            "POST", f"artifacts/{way}", body=body, optional=True, deadline_s=0.0
+        )
         return document
 
     def _send_small(
