@@ -52,7 +52,7 @@ from artifactfs.catalog.jobs import (
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import AuditLog, Outbox, State, Uploader
-from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError, Unsupported
+from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
 from artifactfs.exposition import Exposition
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
@@ -219,15 +219,15 @@ class Client:
     def copy(self, artifact: Artifact, name: str) -> Artifact | None:
         """List an artifact's content under another name as well, without reading or sending it.
 
-        None if the service has no such call, or the artifact no hash yet.
+        None if the service has no such call or would list an older artifact, or there is no hash.
         """
         if artifact.sha256 is None or artifact.size_bytes is None:
             return None
-        with contextlib.suppress(Unsupported):
-            begun = self._service.uploads.start_direct(artifact.sha256, artifact.size_bytes, name)
-            if isinstance(begun, Artifact):
-                return begun
-        return None
+        uploader = Uploader(self._service.uploads, self._config.upload)
+        try:
+            return uploader.list_again(artifact.sha256, artifact.size_bytes, name)
+        finally:
+            uploader.close()
 
     def put_external(
         self, url: str, name: str, *, sha256: str | None, size_bytes: int | None
@@ -348,8 +348,9 @@ class Mount:
             store = _open_store(self._config, self._service)
             catalog = Catalog(self._service.artifacts.list, ttl_s=self._config.list.ttl_s)
 
-            def uploaded(artifact: Artifact, spooled: Path) -> None:
-                store.adopt(artifact, spooled)
+            def uploaded(artifact: Artifact, spooled: Path | None) -> None:
+                if spooled is not None:
+                    store.adopt(artifact, spooled)
                 catalog.add(artifact)
 
             outbox = Outbox(

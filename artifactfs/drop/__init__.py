@@ -6,6 +6,7 @@
     renames, folders, names                    view        what everyone sees
     spool      where the bytes lie             space       how much they may take
     durable    many waiters, one sync          copying     shared blocks before copies
+    missing    ranges that did not get there
     hashing    SHA-256 while writing           callers     a killed writer, or one that closes
     recovery   the start after a crash         takeover    what other mounts have left
     worker     the uploading threads           turns, gate whose turn it is: pure, and fair

@@ -138,10 +138,18 @@ class Book:
             if self._ended:
                 return None
             row = self.view.stored(entry.id)
-            if row is None or (row.state, row.generation) != (entry.state, entry.generation):
+            if row is None or not self.is_current(entry):
                 return None
             moved = self.journal.move(row, state, **changes)
             return None if moved is None else self.view.put(moved)
+
+    def is_current(self, entry: Entry) -> bool:
+        """Whether the row is in the state and generation that `entry` says.
+
+        The answer holds while the caller holds `changing`.
+        """
+        row = self.view.stored(entry.id)
+        return row is not None and (row.state, row.generation) == (entry.state, entry.generation)
 
     def take_names(self, entries: Iterable[Entry]) -> None:
         """Entries lose their names. `changing` is held."""

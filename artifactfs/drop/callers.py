@@ -1,4 +1,4 @@
-"""Whether the process that closes a file is being killed.
+"""Whether the process that wrote last to a file was killed.
 
 The kernel flushes the descriptors of a dying process too, and to the driver that looks like a
 ``close``. Linux says in ``/proc/<pid>/stat``, field 9, what a process is about: `PF_EXITING` and
@@ -11,18 +11,28 @@ signal, and the last of them closes the files. But they all die of the code that
 ``exit``, which is the last field, and its low seven bits are the number of the signal: 0 means that
 there was none. It is shown to those who may trace the process only (root, and its own user while it
 has given up its memory, as here); everyone else reads 0, so that 0 proves something only for them.
+
+What counts is the process that wrote last (`LastWriter`), not the one that closes last.
+``timeout``, a shell or the parent of a worker holds the same open file, and ends in an ordinary
+way. A process is identified by its number and its start time, because numbers are used again.
+Where no process is known to have written (the file was only made, or changed through a mapping),
+the process that closes is judged instead, and one that closes properly makes good what a killed
+one has left.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 PF_EXITING = 0x4
 PF_SIGNALED = 0x400
 SIGNAL_BITS = 0x7F
 _FLAGS_FIELD = 6  # after the command's name, which may hold anything and ends at the last ')'
 _EXIT_CODE_FIELD = 49
+_STARTED_FIELD = 19
 
 
 def was_killed(pid: int) -> bool:
@@ -40,6 +50,83 @@ def was_killed(pid: int) -> bool:
     if not (flags & PF_EXITING and flags & PF_SIGNALED):
         return False
     return bool(exit_code & SIGNAL_BITS) or (exit_code == 0 and not _may_see(owner))
+
+
+class Process(NamedTuple):
+    """A process, all its threads together. `started` is in clock ticks since the machine began."""
+
+    pid: int
+    started: int
+
+
+NOT_VISIBLE = Process(0, 0)
+
+
+def process_of(thread: int) -> Process:
+    """The process that a thread belongs to; `NOT_VISIBLE` for 0, or if it is gone."""
+    if thread <= 0:
+        return NOT_VISIBLE
+    try:
+        status = Path(f"/proc/{thread}/status").read_text(encoding="utf-8", errors="replace")
+        pid = next(int(line[5:]) for line in status.splitlines() if line.startswith("Tgid:"))
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return Process(pid, int(text.rpartition(")")[2].split()[_STARTED_FIELD]))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return NOT_VISIBLE
+
+
+class LastWriter:
+    """Which process wrote last to one open file, and whether it was killed.
+
+    A process that dies closes its descriptors, and is judged then. Not thread-safe: the file's own
+    lock guards it.
+    """
+
+    def __init__(self, was_killed: Callable[[int], bool]) -> None:
+        self._was_killed = was_killed
+        self._threads: dict[int, Process] = {}
+        self._last: Process | None = None
+        self._killed: set[Process] = set()
+        self._changed = False
+        self._closed_by_killed = False
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether the process that wrote last is known to have been killed."""
+        return self._closed_by_killed if self._last is None else self._last in self._killed
+
+    def wrote(self, thread: int) -> None:
+        """Note whose change comes next. /proc is read once for each thread."""
+        process = self._threads.get(thread)
+        if process is None:
+            process = self._threads[thread] = process_of(thread)
+        self._last = process
+
+    def changed(self) -> None:
+        """Note a change, also one of pages that are written back, which has no caller."""
+        self._changed = True
+
+    def forget(self) -> None:
+        """Note that the file was cut by its path, or as it was opened."""
+        self._last = None
+
+    def closes(self, thread: int) -> bool:
+        """Judge the process that closes a descriptor now. Returns `was_killed`."""
+        killed = self._was_killed(thread)
+        process = process_of(thread)
+        self._threads = {
+            number: one
+            for number, one in self._threads.items()
+            if one != process and number != thread
+        }
+        if killed and process != NOT_VISIBLE:
+            self._killed.add(process)
+        if not killed:
+            self._closed_by_killed = False
+        elif self._changed:
+            self._closed_by_killed = True
+        self._changed = False
+        return self.was_killed
 
 
 def _may_see(owner: int) -> bool:

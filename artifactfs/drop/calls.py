@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Protocol
 
 from artifactfs.artifact import Artifact
@@ -53,4 +54,5 @@ class Uploads(Protocol):
         self, upload_id: str, sha256: str, size_bytes: int, parts: Sequence[tuple[int, str]]
     ) -> Artifact: ...
     def abandon_multipart(self, upload_id: str) -> None: ...
+    def service_now(self) -> datetime | None: ...
     def find(self, sha256: str, size_bytes: int, filename: str) -> Artifact | None: ...

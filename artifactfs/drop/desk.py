@@ -16,7 +16,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -127,6 +127,7 @@ class Desk:
         if flags & os.O_TRUNC and flags & (os.O_WRONLY | os.O_RDWR):
             try:
                 file.truncate(0)
+                file.forget_writer()
             except BaseException:
                 file.release()
                 raise
@@ -143,7 +144,11 @@ class Desk:
         return self._book.view.by_id(entry_id)
 
     def begin_writing(self, entry_id: int) -> Entry:
-        """An entry is changed: older work on it does not count any more."""
+        """An entry is about to be changed: older work on it does not count any more.
+
+        Its bytes may change once the row is on the disk (`rows_reach_disk`). Raises `OSError`,
+        `DropError`.
+        """
         book = self._book
         with book.changing:
             self._line.withdraw(entry_id)
@@ -167,6 +172,10 @@ class Desk:
         book.told(changed.path)
         return changed
 
+    def rows_reach_disk(self) -> None:
+        """Return when all rows written before are on the disk. Raises `OSError`, `DropError`."""
+        self._book.settle_rows()
+
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None:
         """The bytes are on the disk: have the name and the row there, too."""
         book = self._book
@@ -180,6 +189,7 @@ class Desk:
                 row,
                 State.INTERRUPTED if why_not else State.WRITING,
                 closed=why_not is None,
+                closed_at=time.time(),
                 turn=book.next_turn(),
                 size_bytes=shown.size_bytes,
                 mtime_ns=shown.mtime_ns,
@@ -247,16 +257,17 @@ class Desk:
         book.told(path)
         book.settle_rows()
 
-    def leave(self, entry_ids: list[int]) -> None:
-        """Uploaded entries have been here for long enough."""
+    def leave(self, lingered: Sequence[tuple[int, int]]) -> None:
+        """Uploaded entries, by id and generation, have been here for long enough."""
         book = self._book
         with book.changing:
-            found = [book.view.stored(entry_id) for entry_id in entry_ids]
+            found = [(book.view.stored(number), generation) for number, generation in lingered]
             gone = [
                 entry
-                for entry in found
+                for entry, generation in found
                 if entry is not None
                 and entry.state is State.UPLOADED
+                and entry.generation == generation
                 and entry.id not in self._open
             ]
             with book.journal.together():
@@ -299,7 +310,8 @@ class Desk:
             file = self.open(path, os.O_WRONLY)
             try:
                 file.truncate(size_bytes)
-                file.flush(0)
+                file.forget_writer()
+                file.close_alone()
             finally:
                 file.release()
         if mode is None and mtime_ns is None:

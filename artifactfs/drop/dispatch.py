@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Dispatch:
         self,
         book: Book,
         hashes: KeptHashes,
-        on_uploaded: Callable[[Artifact, Path], None],
+        on_uploaded: Callable[[Artifact, Path | None], None],
         audit: AuditLog | None,
         clock: Clock,
     ) -> None:
@@ -61,15 +62,20 @@ class Dispatch:
         """What was hashed of an entry while it was written, to be carried on."""
         return self._hashes.take(entry.id, entry.generation)
 
-    def progress(self, entry_id: int, part: float) -> None:
+    def progress(self, entry: Entry, part: float) -> None:
         """How much of an entry has been sent, from 0 to 1."""
-        self._book.view.set_progress(entry_id, part)
+        self._book.view.set_progress_of(entry, part)
 
-    def arrived(self, entry: Entry, arrival: Arrival, path: Path, took_s: float) -> None:
-        """An entry is on the service: in the cache, in the records, and then `uploaded`."""
+    def arrived(self, entry: Entry, arrival: Arrival, took_s: float) -> None:
+        """An entry is on the service: in the cache, in the records, and then `uploaded`.
+
+        The cache gets the bytes of the generation that was sent, or none: then they are fetched
+        when they are read.
+        """
         artifact = arrival.artifact
         try:
-            self._on_uploaded(artifact, path)
+            with self._linked(entry) as path:
+                self._on_uploaded(artifact, path)
         except Exception:  # noqa: BLE001 - it is on the service; the cache can fetch it
             _log.exception("%s is uploaded but not in the cache", entry.path)
         now = self._clock.now()
@@ -78,3 +84,23 @@ class Dispatch:
         self.move(
             entry, State.UPLOADED, artifact_id=artifact.id, uploaded_at=now.timestamp(), error=None
         )
+
+    @contextlib.contextmanager
+    def _linked(self, entry: Entry) -> Iterator[Path | None]:
+        """A name of the bytes of this very generation; None if the entry is of another by now.
+
+        The link is made while the generation cannot change, and a writer raises the generation
+        before it counts the links: so it finds this one, and leaves these bytes alone.
+        """
+        linked: Path | None = None
+        with self._book.changing:
+            if self._book.is_current(entry):
+                try:
+                    linked = self._book.slot.link(entry.file)
+                except OSError as error:
+                    _log.debug("%s cannot be linked: %s", entry.path, error)
+        try:
+            yield linked
+        finally:
+            if linked is not None:
+                linked.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ written in between there is nothing to do, unless the one before came from a wri
 which a proper close makes good. A change after a FLUSH takes the row's word back, that a close has
 returned, before the bytes change. RELEASE, of the last writer, queues the entry.
 
-A write that has failed (the disk is full) leaves a torso, and so does a sync that has failed, which
-the kernel reports only once: such a file is `interrupted` when it is closed, however properly,
-unless the same bytes were written after all or it was emptied and written anew.
+A change that has failed (the disk is full) leaves a partial file (``missing``), and so does a sync
+that has failed, which the kernel reports only once: such a file is `interrupted` when it is closed,
+however properly, unless what is missing was written after all or cut off.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Protocol
 
 from artifactfs import system
+from artifactfs.drop.callers import LastWriter
 from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
+from artifactfs.drop.missing import MissingRanges, is_loss
 from artifactfs.drop.states import Entry, State
 from artifactfs.errors import SpoolFull
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
@@ -51,6 +54,7 @@ class Keeper(Protocol):
     def followers(self) -> Executor: ...
     def reserve(self, size_bytes: int) -> None: ...
     def begin_writing(self, entry_id: int) -> Entry: ...
+    def rows_reach_disk(self) -> None: ...
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None: ...
     def released(self, spooled: Spooled) -> None: ...
     def let_go(self, spooled: Spooled) -> None: ...
@@ -83,7 +87,9 @@ class Spooled:
         self._writing = fresh
         self._durable = False
         self._killed = False
-        self._torn: Span | None = None
+        self._ready = fresh
+        self._last_writer = LastWriter(keeper.was_killed)
+        self._missing = MissingRanges()
         self._lost: OSError | None = None
         self._sent_on_bytes = 0
 
@@ -101,6 +107,11 @@ class Spooled:
         return self._size_bytes
 
     @property
+    def is_ready(self) -> bool:
+        """Whether the next change only writes: it waits for no sync and makes no copy first."""
+        return self._ready and self._writing and not self._durable
+
+    @property
     def descriptor(self) -> int:
         """The open file."""
         return self._descriptor
@@ -111,22 +122,13 @@ class Spooled:
 
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write all of it, or raise: `SpoolFull`, `OSError`."""
-        with self.lock:
-            self._begin()
-            stop = offset + len(data)
-            try:
-                self._keeper.reserve(max(0, stop - self._size_bytes))
-                self._write_all(offset, data)
-            except (OSError, SpoolFull) as error:
-                self._torn = Span(offset, stop)
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
-                raise
-            if self._torn is not None and offset <= self._torn.start and stop >= self._torn.stop:
-                self._torn = None
+        span = Span(offset, offset + len(data))
+        with self._changing(span, span.stop):
+            self._write_all(offset, data)
+            self._missing.arrived(span)
             if self._hash is not None:
                 self._hash.wrote(offset, data)
-            self._send_on(stop)
+            self._send_on(span.stop)
             return len(data)
 
     def copy_in(self, source: int, start: int, offset: int, size_bytes: int) -> int:
@@ -135,11 +137,9 @@ class Spooled:
         They are not hashed on their way; the hash stands still before them. Raises `SpoolFull`,
         `OSError`.
         """
-        with self.lock:
-            self._begin()
-            size_bytes = max(0, min(size_bytes, os.fstat(source).st_size - start))
-            self._keeper.reserve(max(0, offset + size_bytes - self._size_bytes))
-            copied = 0
+        size_bytes = max(0, min(size_bytes, os.fstat(source).st_size - start))
+        copied = 0
+        with self._changing(Span(offset, offset + size_bytes), offset + size_bytes):
             try:
                 while copied < size_bytes:
                     count = system.copy_range(
@@ -149,31 +149,56 @@ class Spooled:
                     if not count:
                         break
                     copied += count
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            finally:
+                self._changed(offset, offset + copied)
+            self._missing.arrived(Span(offset, offset + copied))
+        return copied
+
+    def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
+        """What fallocate(2) asks. Raises `SpoolFull`, `OSError`.
+
+        Space that is only kept for later (KEEP_SIZE) changes nothing that a reader sees: where that
+        fails, the file is as whole as it was.
+        """
+        if mode not in _ALLOCATIONS:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        span = Span(offset, offset + size_bytes)
+        grows = not mode & KEEP_SIZE
+        clears = bool(mode & (PUNCH_HOLE | ZERO_RANGE))
+        asked = span if grows or clears else Span(offset, offset)
+        with self._changing(asked, span.stop if grows else 0, zeros=not clears):
+            try:
+                fallocate(self._descriptor, mode, offset, size_bytes)
+            finally:
+                self._changed(offset, os.fstat(self._descriptor).st_size)
+            self._missing.arrived(asked, zeros=not clears)
+
+    @contextlib.contextmanager
+    def _changing(self, span: Span, size_bytes: int, *, zeros: bool = False) -> Iterator[None]:
+        """Change the bytes of `span`, after which the file is to have `size_bytes` at least.
+
+        The block does it, with `lock` held, the row open and the room reserved. If it fails for
+        lack of room or of a working disk, `span` is missing from now on (see ``missing``): there is
+        no other way for a change to fail. Room that the file did not need is given back.
+        """
+        with self.lock:
+            before_bytes, reserved_bytes = self._size_bytes, 0
+            try:
+                self._last_writer.changed()
+                self._begin()
+                self._keeper.reserve(max(0, size_bytes - before_bytes))
+                reserved_bytes = max(0, size_bytes - before_bytes)
+                yield
+            except (OSError, SpoolFull) as error:
+                if is_loss(error):
+                    self._missing.add(span, zeros=zeros)
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
                 raise
             finally:
-                self._changed(offset, offset + copied)
-            return copied
-
-    def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
-        """What fallocate(2) asks. Raises `SpoolFull`, `OSError`."""
-        if mode not in _ALLOCATIONS:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        stop = offset + size_bytes
-        with self.lock:
-            self._begin()
-            grows = not mode & KEEP_SIZE
-            if grows:
-                self._keeper.reserve(max(0, stop - self._size_bytes))
-            try:
-                fallocate(self._descriptor, mode, offset, size_bytes)
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
-                raise
-            self._changed(offset, stop if grows else self._size_bytes)
+                unused_bytes = reserved_bytes - (self._size_bytes - before_bytes)
+                if unused_bytes:
+                    self._keeper.reserve(-unused_bytes)
 
     def _changed(self, start: int, stop: int) -> None:
         """Bytes from `start` on are others now, and the file reaches up to `stop` at least."""
@@ -203,33 +228,45 @@ class Spooled:
             self._sent_on_bytes = stop
 
     def truncate(self, size_bytes: int) -> None:
-        """Cut or extend."""
+        """Cut or extend. Raises `SpoolFull`, `OSError`."""
         with self.lock:
-            self._begin()
-            self._keeper.reserve(size_bytes - self._size_bytes)
-            os.ftruncate(self._descriptor, size_bytes)
+            before_bytes = self._size_bytes
+            changed = Span(min(before_bytes, size_bytes), max(before_bytes, size_bytes))
+            grows = size_bytes > before_bytes
+            with self._changing(changed, size_bytes, zeros=grows):
+                os.ftruncate(self._descriptor, size_bytes)
+                self._size_bytes = size_bytes
             if size_bytes == 0:
                 self._forget_hash()
                 self._hash = RollingHash(self._path, self._keeper.followers)
-                self._torn = self._lost = None
+                self._lost = None
             elif self._hash is not None:
                 self._hash.cut(size_bytes)
-            self._size_bytes = size_bytes
+            self._missing.cut(size_bytes)
+            if grows:
+                self._missing.arrived(changed, zeros=True)
             self._sent_on_bytes = min(self._sent_on_bytes, size_bytes)
             self._mtime_ns = time.time_ns()
 
     def _begin(self) -> None:
-        """The bytes are about to change: no close counts any more that has returned before."""
-        if self._writing and not self._durable:
-            return
-        self._own_bytes()
-        self.entry = self._keeper.begin_writing(self.entry.id)
-        if not self._writing:
-            self._torn = self._lost = None
-        self._writing, self._durable, self._killed = True, False, False
+        """Record on the disk, before the bytes change, that no earlier close counts any more."""
+        if not self._writing or self._durable:
+            self.entry = self._keeper.begin_writing(self.entry.id)
+            if not self._writing:
+                self._lost = None
+            self._writing, self._durable, self._killed = True, False, False
+            self._ready = False
+        if not self._ready:
+            self._keeper.rows_reach_disk()
+            self._own_bytes()
+            self._ready = True
 
     def _own_bytes(self) -> None:
-        """An uploaded file may be shared with the cache by a link: those bytes must not change."""
+        """Copy the file if it has another name as well: those bytes must not change.
+
+        The cache may share it by a link. Its generation was raised before: from then on the outbox
+        makes no link (`Dispatch.arrived`), so that a count of 1 stays.
+        """
         if os.fstat(self._descriptor).st_nlink < 2:
             return
         copy = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
@@ -266,11 +303,22 @@ class Spooled:
     def flush(self, pid: int) -> None:
         """A writer's descriptor is closed: make it durable, or note that the writer was killed."""
         with self.lock:
+            killed = self._last_writer.closes(pid)
             if self._writing:
-                self._make_durable(killed=self._keeper.was_killed(pid))
+                self._make_durable(killed=killed)
+
+    def written_by(self, pid: int) -> None:
+        """Note which thread's change comes next."""
+        with self.lock:
+            self._last_writer.wrote(pid)
+
+    def forget_writer(self) -> None:
+        """Note that what was written before does not count, and who has written it."""
+        with self.lock:
+            self._last_writer.forget()
 
     def _make_durable(self, *, killed: bool) -> None:
-        if self._durable and (killed or not self._killed):
+        if self._durable and killed == self._killed:
             return
         with contextlib.suppress(OSError):
             self.data_sync()
@@ -284,8 +332,8 @@ class Spooled:
         """What keeps these bytes from being what their writer meant, if anything does."""
         if self._lost is not None:
             return f"its bytes could not be brought to the disk: {self._lost.strerror}"
-        if self._torn is not None:
-            return f"the bytes from {self._torn.start} on could not be written"
+        if self._missing.first is not None:
+            return f"the bytes from {self._missing.first} on could not be written"
         return "its writer was killed before it closed the file" if killed else None
 
     def snapshot(self) -> Entry:
@@ -307,9 +355,10 @@ class Spooled:
             try:
                 if self._writing and not self._durable:
                     # Pages of a mapping come late, with nobody's process number.
-                    self._make_durable(killed=self._killed)
+                    self._make_durable(killed=self._last_writer.was_killed)
             finally:
                 self._writing = False
+                self._last_writer = LastWriter(self._keeper.was_killed)
             resting, self._hash = self._hash, None
             return resting
 
@@ -359,6 +408,11 @@ class OpenFile:
         self._may_write()
         return self._spooled.write(offset, data)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next change only writes: it waits for no sync and makes no copy first."""
+        return self._spooled.is_ready
+
     def truncate(self, size_bytes: int) -> None:
         """Cut or extend. Raises `SpoolFull`, `OSError`."""
         self._may_write()
@@ -404,6 +458,24 @@ class OpenFile:
             self._spooled.data_sync()
         else:
             self._keeper.settle(self.entry_id)
+
+    def written_by(self, caller_pid: int) -> None:
+        """Note the thread that asks for the next write, truncation, allocation or copy."""
+        self._spooled.written_by(caller_pid)
+
+    def forget_writer(self) -> None:
+        """Note that the file was cut by its path, or as it was opened."""
+        self._spooled.forget_writer()
+
+    def close_alone(self) -> None:
+        """Make a change by path as safe as a close, unless a writer has the file open.
+
+        That writer's own close counts then. Does not wait for the upload. Raises `OSError`.
+        """
+        with self._spooled.counting:
+            alone = self._spooled.writers == 1
+        if alone:
+            self._spooled.flush(0)
 
     def release(self) -> None:
         """This opening is over. Never fails."""

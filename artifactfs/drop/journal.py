@@ -29,13 +29,14 @@ from artifactfs.errors import DropError
 
 _COLUMNS = (
     "id, path, state, size, mode, mtime_ns, ctime_ns, file, sha256, error, artifact_id,"
-    " generation, closed, turn, tried"
+    " generation, closed, turn, tried, closed_at"
 )
 _COLUMN_OF = {
     "generation": "generation",
     "closed": "closed",
     "turn": "turn",
     "tried": "tried",
+    "closed_at": "closed_at",
     "size_bytes": "size",
     "mtime_ns": "mtime_ns",
     "sha256": "sha256",
@@ -155,14 +156,13 @@ class Journal:
         """The highest turn that was given."""
         return int(self._do("SELECT coalesce(max(turn), 0) FROM entries").fetchone()[0])
 
-    def uploaded_before(self, epoch_s: float) -> list[int]:
-        """The ids of entries that have lingered since before then."""
-        rows = self._do(
-            "SELECT id FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
+    def uploaded_before(self, epoch_s: float) -> list[tuple[int, int]]:
+        """Id and generation of the entries that have lingered since before then."""
+        return self._do(
+            "SELECT id, generation FROM entries WHERE state = 'uploaded' AND uploaded_at <= ?"
             " AND path IS NOT NULL",
             (epoch_s,),
         ).fetchall()
-        return [row[0] for row in rows]
 
     # Entries
 
@@ -170,11 +170,12 @@ class Journal:
         """A new entry, with its id."""
         cursor = self._do(
             "INSERT INTO entries (path, file, state, generation, closed, turn, tried, size, mode,"
-            " mtime_ns, ctime_ns, sha256, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " mtime_ns, ctime_ns, sha256, error, closed_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 os.fsencode(entry.path), entry.file, entry.state, entry.generation, entry.closed,
                 entry.turn, entry.tried, entry.size_bytes, entry.mode, entry.mtime_ns,
-                entry.ctime_ns, entry.sha256, entry.error,
+                entry.ctime_ns, entry.sha256, entry.error, entry.closed_at,
             ),
         )  # fmt: skip
         assert cursor.lastrowid is not None
@@ -335,4 +336,5 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         closed=bool(row[12]),
         turn=row[13],
         tried=bool(row[14]),
+        closed_at=row[15],
     )

@@ -56,8 +56,17 @@ class Multipart:
         """End the threads; uploads under way were cancelled before."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def upload(self, shipment: Shipment, ledger: Ledger, watch: Watch) -> Artifact:
-        """Bring a file to the service in parts. Raises what the service said."""
+    def upload(
+        self,
+        shipment: Shipment,
+        ledger: Ledger,
+        watch: Watch,
+        checked: Callable[[Artifact], Artifact],
+    ) -> Artifact:
+        """Bring a file to the service in parts. Raises what the service said.
+
+        `checked` gets what the service says it has, and returns it, or raises `OlderArtifact`.
+        """
         parts: _Parts | None = None
         begun = ledger.multipart()
         if begun is not None:
@@ -70,7 +79,7 @@ class Multipart:
                 shipment.sha256, shipment.size_bytes, shipment.filename
             )
             if isinstance(ticket, Artifact):
-                return ticket
+                return checked(ticket)
             ledger.begin(ticket.upload_id, ticket.part_size_bytes, ticket.part_count)
             urls = {part.number: part for part in ticket.parts}
             parts = _Parts(

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from artifactfs.artifact import Artifact
 from artifactfs.clock import SYSTEM_CLOCK, Clock
@@ -78,7 +80,7 @@ class Outbox:
         drop: DropConfig,
         spool: SpoolConfig,
         known: Callable[[str], Artifact | None],
-        on_uploaded: Callable[[Artifact, Path], None],
+        on_uploaded: Callable[[Artifact, Path | None], None],
         on_change: Callable[[str], None] = _ignore,
         audit: AuditLog | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -228,7 +230,10 @@ class Outbox:
         count = 0
         for entry in self._waiting.chosen(path):
             if entry.state in (State.FAILED, State.INTERRUPTED):
-                queued = self._book.move(entry, State.QUEUED, error=None)
+                changes: dict[str, Any] = {}
+                if not entry.closed:  # the user says now that it is whole
+                    changes["closed_at"] = time.time()
+                queued = self._book.move(entry, State.QUEUED, error=None, **changes)
                 if queued is not None:
                     count += 1
                     self._told(queued.path)
@@ -243,7 +248,7 @@ class Outbox:
         if entry is None or self._waiting.is_over:
             return
         if entry.state in (State.FAILED, State.INTERRUPTED):
-            raise self._worker.last_error(entry_id) or NotUploaded(
+            raise self._worker.last_error(entry) or NotUploaded(
                 f"{entry.path} is {entry.state}: {entry.error}"
             )
         if entry.is_pending:

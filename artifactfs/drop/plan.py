@@ -4,7 +4,7 @@ Small files go through the controller (one request), larger ones directly to the
 ones in parts. A way that the service refused for this file or does not have at all falls away, and
 the next that fits is tried. A file that may be there already (its hash is known, or an earlier
 attempt ended without an answer) asks first by ``direct`` or ``multipart``, which answer "exists"
-without a byte sent and so never double anything.
+without a byte sent; whether an earlier attempt has arrived is looked for in the list before.
 """
 
 from __future__ import annotations

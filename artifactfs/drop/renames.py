@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import time
 from collections.abc import Iterator, Sequence
 
 from artifactfs.drop.book import Book, refuse
@@ -89,6 +90,8 @@ class Renames:
                 State.QUEUED,
                 generation=row.generation + 1,
                 artifact_id=None,
+                tried=False,
+                closed_at=time.time(),
                 turn=book.next_turn(),
             )
             assert moved is not None

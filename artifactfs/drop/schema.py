@@ -21,7 +21,7 @@ from pathlib import Path
 
 from artifactfs.errors import DropError
 
-VERSION = 2
+VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -41,7 +41,8 @@ CREATE TABLE IF NOT EXISTS entries (
   sha256 TEXT,                    -- of the bytes as they are; NULL: not known
   error TEXT,
   artifact_id TEXT,
-  uploaded_at REAL                -- seconds since the epoch
+  uploaded_at REAL,               -- seconds since the epoch
+  closed_at REAL NOT NULL DEFAULT 0  -- when these bytes got this name and were closed
 );
 CREATE UNIQUE INDEX IF NOT EXISTS entry_paths ON entries (path) WHERE path IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entry_ends ON entries (uploaded_at) WHERE state = 'uploaded';
@@ -77,6 +78,10 @@ UPDATE entries SET file = CAST(id AS TEXT), turn = id;
 CREATE UNIQUE INDEX entry_files ON entries (file);
 DROP TABLE parts;
 DROP TABLE multiparts;
+"""
+
+_FROM_2 = """
+ALTER TABLE entries ADD COLUMN closed_at REAL NOT NULL DEFAULT 0;
 """
 
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -124,13 +129,14 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 512")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, VERSION):
+        if version not in (0, 1, 2, VERSION):
             raise DropError(
                 f"{path} is of version {version}, this artifactfs knows {VERSION}",
                 remedy="use the artifactfs that wrote it, or set spool.dir",
             )
-        if version == 1:
-            database.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version = {VERSION}; COMMIT;")
+        if version in (1, 2):
+            steps = f"{_FROM_1 if version == 1 else ''} {_FROM_2}"
+            database.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         database.execute("SELECT count(*) FROM entries").fetchone()
     except BaseException:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from artifactfs.drop.turns import Lane
+from artifactfs.errors import BadAnswer
 from artifactfs.remote import FileBody
 from artifactfs.spans import Span
 
@@ -19,7 +21,9 @@ Sent = Callable[[int, int], None]
 class Shipment:
     """One file on its way: its bytes, its hash, its name.
 
-    `may_exist` says that the service may have it already, so that it is asked first.
+    `may_exist` says that the service may have the bytes already, so that it is asked first. What it
+    has counts if it was created since `since`, of our clock: that is when the first of several
+    attempts may have begun, None for a first one. `known_id` is an artifact that was there before.
     """
 
     path: Path
@@ -28,6 +32,8 @@ class Shipment:
     size_bytes: int
     lane: Lane
     may_exist: bool = False
+    since: datetime | None = None
+    known_id: str | None = None
 
     def body(self, span: Span) -> FileBody:
         """A part of it."""
@@ -36,6 +42,12 @@ class Shipment:
     def whole(self) -> FileBody:
         """All of it."""
         return FileBody(self.path, Span(0, self.size_bytes))
+
+
+class OlderArtifact(BadAnswer):
+    """The service has the bytes, as an artifact that does not count (``counting``)."""
+
+    default_remedy = "the bytes can be sent by another name, or once the older artifact is gone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,15 @@ class Slot:
         """A name for the bytes of a new entry, unlike any other in any slot."""
         return secrets.token_hex(10)
 
+    def link(self, file: str) -> Path:
+        """Give a file one more name, which the next start removes. Raises `OSError`.
+
+        As long as a file has two names its bytes do not change: a writer makes a copy first.
+        """
+        linked = self.files / f"{file}.{secrets.token_hex(4)}"
+        os.link(self.path(file), linked)
+        return linked
+
     def left_bytes(self) -> int:
         """What the disk has left for files, without what is spared for the journal."""
         disk = os.statvfs(self.directory)

@@ -16,9 +16,8 @@
 | CREATE | (new) → writing | nothing: no close has returned |
 | FLUSH | writing → writing, marked closed | the bytes, the file's name, the row |
 | FLUSH of a killed writer, or after a failed write | writing → interrupted | as above |
-| WRITE after a FLUSH | writing → writing, closed no more | nothing: as after CREATE |
 | RELEASE of the last writer | writing → queued | nothing: a closed row is as good as a queued one |
-| WRITE, TRUNCATE of what was closed | any → writing, next generation | nothing |
+| change of what was closed | any → writing, next generation | the row, before the bytes change |
 | RENAME of what is on its way or there | → queued, next generation | the new name |
 | UNLINK, or RENAME over it | (gone) | that it is gone |
 | uploader | queued → hashing → uploading | nothing |
@@ -77,9 +76,10 @@ class Entry:
     """One file of the outbox, as it is now.
 
     `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
-    entries by their closing. `closed` says that a close of these bytes has returned, `tried` that
-    the service may have them. `progress` goes from 0 to 1. `waits_for_name` says that the name
-    looks temporary, so that it is not uploaded before it is renamed.
+    entries by their closing. `closed` says that a close of these bytes has returned, `closed_at`
+    when (seconds since the epoch), `tried` that the service may have got them since. `progress`
+    goes from 0 to 1. `waits_for_name` says that the name looks temporary, so that it is not
+    uploaded before it is renamed.
     """
 
     id: int
@@ -99,6 +99,7 @@ class Entry:
     closed: bool = False
     turn: int = 0
     tried: bool = False
+    closed_at: float = 0.0
 
     @property
     def is_pending(self) -> bool:

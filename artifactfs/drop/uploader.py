@@ -1,7 +1,11 @@
 """Brings one file to the service: the ways of ``plan``, walked with the calls of ``remote``.
 
 Whatever way a file takes, it is not sent twice. A request through the controller whose answer was
-lost may have arrived, so the service's list is looked through before anything is repeated. Uploads
+lost may have arrived, so the service's list is looked through before anything is repeated. Bytes
+that are known under another name or as an older version are asked for by ``direct`` first, which
+answers "exists" without a byte sent. What the service has counts only if it is what sending would
+have made (``counting``); otherwise the bytes are sent through the controller, which never says that
+it has them. Uploads
 in parts are ``multipart``'s.
 
 The uploader knows no queue and no states: those are the outbox's. The command ``put`` uses it
@@ -12,20 +16,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from artifactfs.artifact import Artifact
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.config import UploadConfig
 from artifactfs.drop.calls import Uploads
+from artifactfs.drop.counting import RETENTION, counts
 from artifactfs.drop.gate import Gate
 from artifactfs.drop.hashing import hash_file
 from artifactfs.drop.multipart import Multipart
 from artifactfs.drop.plan import Way, ways
 from artifactfs.drop.rate import RateLimit
-from artifactfs.drop.shipment import ForgetfulLedger, Ledger, Sent, Shipment, Watch
+from artifactfs.drop.shipment import (
+    ForgetfulLedger,
+    Ledger,
+    OlderArtifact,
+    Sent,
+    Shipment,
+    Watch,
+)
 from artifactfs.drop.turns import Lane
 from artifactfs.errors import (
     BadAnswer,
@@ -42,6 +56,7 @@ from artifactfs.errors import (
 from artifactfs.remote import DirectTicket
 
 _TRIES_OF_URL = 3
+_SENT_IDS = 1000
 _PUT_WAITS_S = (0.2, 1.0, 3.0)
 
 _log = logging.getLogger(__name__)
@@ -66,6 +81,9 @@ class Uploader:
         self._rate = RateLimit(config.max_rate_bytes_s, clock)
         self._gate = Gate(config.connections)
         self.multipart = Multipart(uploads, self._gate, config.connections, self._limited)
+        self._clock = clock
+        self._retention = RETENTION
+        self._sent_ids: deque[str] = deque(maxlen=_SENT_IDS)
         self._told_ways: set[Way] = set()
 
     def close(self) -> None:
@@ -90,6 +108,7 @@ class Uploader:
         few seconds beyond the request's own retries. A cancelled multipart upload is given up, so
         that nothing stays behind.
         """
+        since = self._clock.now()
         sha256, size_bytes = hash_file(path, cancelled)
         ledger = ForgetfulLedger()
         shipment = Shipment(path, name, sha256, size_bytes, self.lane_of(size_bytes))
@@ -101,7 +120,7 @@ class Uploader:
                 except (Conflict, TimedOut, Unreachable):
                     if wait_s is None or cancelled.wait(wait_s):
                         raise
-                    shipment = replace(shipment, may_exist=True)
+                    shipment = replace(shipment, may_exist=True, since=since)
             raise AssertionError("unreachable")
         except BaseException:
             begun = ledger.multipart()
@@ -116,11 +135,9 @@ class Uploader:
 
         Raises what the service said: `RemoteError` of the last way that was tried.
         """
-        if shipment.may_exist:
-            # The list tells whether it arrived; "exists" would be yet another artifact.
-            known = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
-            if known is not None:
-                return Arrival(known, "listed")
+        arrived = self._arrived_before(shipment)
+        if arrived is not None:
+            return Arrival(arrived, "listed")
         refused: set[Way] = set()
         last: RemoteError | None = None
         while True:
@@ -136,6 +153,10 @@ class Uploader:
             way = left[0]
             try:
                 arrival = self._by(way, shipment, ledger, watch)
+            except OlderArtifact as error:
+                last = error
+                refused |= {Way.DIRECT, Way.MULTIPART}  # they would say the same again
+                continue
             except (Unsupported, TooLarge) as error:
                 last = error
             except BadAnswer as error:
@@ -144,6 +165,7 @@ class Uploader:
                 last = error
             else:
                 _check(arrival.artifact, shipment)
+                self._note(arrival)
                 return arrival
             refused.add(way)
             if way not in self._told_ways:
@@ -155,7 +177,74 @@ class Uploader:
             return self._by_controller(shipment, watch)
         if way is Way.DIRECT:
             return self._direct(shipment, watch)
-        return Arrival(self.multipart.upload(shipment, ledger, watch), way.value)
+        asked_at = self._clock.now()
+
+        def checked(artifact: Artifact) -> Artifact:
+            return self._checked(artifact, shipment, asked_at)
+
+        return Arrival(self.multipart.upload(shipment, ledger, watch, checked), way.value)
+
+    def list_again(self, sha256: str, size_bytes: int, name: str) -> Artifact | None:
+        """A new artifact of bytes that the service has, under `name`, without sending them.
+
+        None if the service does not have them, does not answer, or has only an older artifact.
+        """
+        asked_at = self._clock.now()
+        try:
+            begun = self._uploads.start_direct(sha256, size_bytes, name)
+        except (Unsupported, TimedOut, Unreachable):
+            return None
+        if isinstance(begun, Artifact) and self._counts(begun, name, asked_at, ()):
+            return begun
+        return None
+
+    def _arrived_before(self, shipment: Shipment) -> Artifact | None:
+        """The artifact of an earlier attempt whose answer was lost, if the service lists it.
+
+        `direct` cannot tell: it makes one more artifact of bytes that the service has.
+        """
+        if shipment.since is None:
+            return None
+        try:
+            found = self._uploads.find(shipment.sha256, shipment.size_bytes, shipment.filename)
+        except (BadAnswer, Gone, Unsupported) as error:
+            _log.debug("the list does not say whether %s is there: %s", shipment.filename, error)
+            return None
+        if found is not None and self._counts(found, shipment.filename, shipment.since, ()):
+            return found
+        return None
+
+    def _checked(self, artifact: Artifact, shipment: Shipment, asked_at: datetime) -> Artifact:
+        """What the service says it has, if that counts as this upload. Raises `OlderArtifact`."""
+        older: list[str] = []
+        if shipment.since is None:
+            older = [*self._sent_ids, *([shipment.known_id] if shipment.known_id else [])]
+        if self._counts(artifact, shipment.filename, shipment.since or asked_at, older):
+            return artifact
+        raise OlderArtifact(
+            f"{shipment.filename}: the service has these bytes as {artifact.id}, which is older, "
+            "expires sooner or has another name"
+        )
+
+    def _counts(
+        self, artifact: Artifact, filename: str, since: datetime, older: Collection[str]
+    ) -> bool:
+        return counts(
+            artifact,
+            filename,
+            since=since,
+            now=self._clock.now(),
+            service_now=self._uploads.service_now(),
+            retention=self._retention,
+            older=older,
+        )
+
+    def _note(self, arrival: Arrival) -> None:
+        """Remember what has arrived, and how long the service keeps what was sent."""
+        artifact = arrival.artifact
+        self._sent_ids.append(artifact.id)
+        if arrival.how in (Way.CONTROLLER.value, Way.DIRECT.value):
+            self._retention = artifact.expires_at - artifact.created_at
 
     def _by_controller(self, shipment: Shipment, watch: Watch) -> Arrival:
         with self._gate.use(shipment.lane, watch.cancelled):
@@ -171,10 +260,11 @@ class Uploader:
     def _direct(self, shipment: Shipment, watch: Watch) -> Arrival:
         ticket: DirectTicket
         asked = shipment.sha256, shipment.size_bytes, shipment.filename
+        asked_at = self._clock.now()
         for attempt in range(_TRIES_OF_URL):
             begun = self._uploads.start_direct(*asked)
             if isinstance(begun, Artifact):
-                return Arrival(begun, "exists")
+                return Arrival(self._checked(begun, shipment, asked_at), "exists")
             ticket = begun
             try:
                 with self._gate.use(shipment.lane, watch.cancelled):
@@ -196,7 +286,7 @@ class Uploader:
             known = self._uploads.start_direct(*asked)
             if not isinstance(known, Artifact):
                 raise BadAnswer(f"{shipment.filename}: uploaded, but the service does not list it")
-            artifact = known
+            artifact = self._checked(known, shipment, asked_at)
         return Arrival(artifact, Way.DIRECT.value)
 
     # Progress

@@ -245,6 +245,15 @@ class View:
             else:
                 self._progress[entry_id] = progress
 
+    def set_progress_of(self, entry: Entry, progress: float) -> None:
+        """How much of an entry has been sent, if it is still of this state and generation."""
+        with self._lock:
+            path = self._paths.get(entry.id)
+            row = None if path is None else self._entries[path]
+            if row is not None and (row.state, row.generation) == (entry.state, entry.generation):
+                self._changes += 1
+                self._progress[entry.id] = progress
+
     def empty_folders(self, changed_before_ns: int) -> list[Folder]:
         """Folders whose entries have all left, the deepest first."""
         with self._lock:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,14 +86,15 @@ class Queue(Protocol):
     def move(self, entry: Entry, state: State, **changes: Any) -> Entry | None: ...
     def work(self, entry: Entry) -> Work: ...
     def hash_of(self, entry: Entry) -> RollingHash | None: ...
-    def progress(self, entry_id: int, part: float) -> None: ...
-    def arrived(self, entry: Entry, arrival: Arrival, path: Path, took_s: float) -> None: ...
+    def progress(self, entry: Entry, part: float) -> None: ...
+    def arrived(self, entry: Entry, arrival: Arrival, took_s: float) -> None: ...
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """What went wrong with an entry, and how often."""
+    """What went wrong with one generation of an entry, and how often."""
 
+    generation: int
     times: int = 0
     error: BaseException | None = None
 
@@ -195,11 +197,17 @@ class Worker:
             self._turns.hurry()
             self._wake_all()
 
-    def last_error(self, entry_id: int) -> BaseException | None:
+    def last_error(self, entry: Entry) -> BaseException | None:
         """What made an entry fail."""
         with self._lock:
-            trouble = self._troubles.get(entry_id)
-            return trouble.error if trouble is not None else None
+            return self._trouble(entry).error
+
+    def _trouble(self, entry: Entry) -> _Trouble:
+        """What is known of this generation of an entry. `_lock` is held."""
+        trouble = self._troubles.get(entry.id)
+        if trouble is None or trouble.generation != entry.generation:
+            trouble = _Trouble(entry.generation)
+        return trouble
 
     def _run(self, lane: Lane) -> None:
         while (taken := self._next(lane)) is not None:
@@ -284,9 +292,10 @@ class Worker:
             self._fail(moved, error)
         else:
             with self._lock:
-                self._troubles.pop(entry.id, None)
+                if self._trouble(moved).times:
+                    del self._troubles[moved.id]
             took_s = self._clock.monotonic_s() - began_s
-            self._queue.arrived(moved, arrival, work.path, took_s)
+            self._queue.arrived(moved, arrival, took_s)
 
     def _hashed(self, queued: Entry, cancelled: threading.Event) -> tuple[Entry, str] | None:
         """The entry, and the hash of its bytes; None if there is no more to do with it now."""
@@ -319,14 +328,19 @@ class Worker:
     ) -> Arrival:
         known = self._known(digest)
         name = entry.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        if known is not None and known.filename == name and known.status == "ready":
-            return Arrival(known, "listed")
-        may_exist = tried or known is not None
-        lane = self._uploader.lane_of(entry.size_bytes)
-        shipment = Shipment(work.path, name, digest, entry.size_bytes, lane, may_exist)
+        shipment = Shipment(
+            work.path,
+            name,
+            digest,
+            entry.size_bytes,
+            self._uploader.lane_of(entry.size_bytes),
+            may_exist=tried or known is not None,
+            since=datetime.fromtimestamp(entry.closed_at, UTC) if tried else None,
+            known_id=None if known is None else known.id,
+        )
 
         def sent(count: int, total: int) -> None:
-            self._queue.progress(entry.id, min(1.0, count / total) if total else 1.0)
+            self._queue.progress(entry, min(1.0, count / total) if total else 1.0)
 
         return self._uploader.upload(shipment, work, Watch(cancelled, sent))
 
@@ -353,15 +367,12 @@ class Worker:
                 )
                 self._fail(entry, changed, sha256=None)
                 return
-        if self._times(entry.id) < MOST_REFUSALS:
+        with self._lock:
+            times = self._trouble(entry).times
+        if times < MOST_REFUSALS:
             self._put_back(entry, error)
         else:
             self._fail(entry, error)
-
-    def _times(self, entry_id: int) -> int:
-        with self._lock:
-            trouble = self._troubles.get(entry_id)
-            return trouble.times if trouble is not None else 0
 
     def _requeue(self, entry: Entry) -> None:
         """Whoever has cancelled it offers it again, if it is to go again."""
@@ -370,8 +381,14 @@ class Worker:
             self.offer(queued)
 
     def _put_back(self, entry: Entry, error: BaseException) -> None:
+        queued = entry
+        if entry.state is not State.QUEUED:
+            moved = self._queue.move(entry, State.QUEUED, error=str(error))
+            if moved is None:
+                return
+            queued = moved
         with self._lock:
-            trouble = self._troubles.setdefault(entry.id, _Trouble())
+            trouble = self._troubles[entry.id] = self._trouble(entry)
             trouble.times += 1
             pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(trouble.times - 1, 10))
             said = trouble.times > 1
@@ -384,16 +401,12 @@ class Worker:
                 entry.path,
                 error,
             )
-        queued = entry
-        if entry.state is not State.QUEUED:
-            moved = self._queue.move(entry, State.QUEUED, error=str(error))
-            if moved is None:
-                return
-            queued = moved
         self.offer(queued, pause_s)
 
     def _fail(self, entry: Entry, error: BaseException, **changes: Any) -> None:
-        with self._lock:
-            self._troubles[entry.id] = _Trouble(error=error)
+        with self._lock:  # before the move: whoever sees the state may ask why
+            before = self._troubles.get(entry.id)
+            if before is None or before.generation <= entry.generation:
+                self._troubles[entry.id] = _Trouble(entry.generation, error=error)
         if self._queue.move(entry, State.FAILED, error=str(error), **changes) is not None:
             _log.error("%s is not uploaded: %s", entry.path, error)

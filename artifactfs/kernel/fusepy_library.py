@@ -278,7 +278,9 @@ class Session(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     def write(
         self, path: bytes | None, buffer: Any, size_bytes: int, offset: int, info: Any
     ) -> int:
-        return self._ours.write(info.contents.fh, offset, ctypes.string_at(buffer, size_bytes))
+        told = info.contents
+        data = ctypes.string_at(buffer, size_bytes)
+        return self._ours.write(told.fh, offset, data, written_back=bool(told.writepage))
 
     def flush(self, path: bytes | None, info: Any) -> None:
         self._ours.flush(info.contents.fh)

@@ -187,7 +187,9 @@ class Operations:
     def truncate(self, path: str | None, size_bytes: int, number: int | None) -> None:
         """truncate(2), or ftruncate(2) of an open file."""
         if number is not None:
-            self._open.get(number).handle.truncate(size_bytes)
+            handle = self._open.get(number).handle
+            handle.written_by(self._caller_pid())
+            handle.truncate(size_bytes)
             return
         assert path is not None
         node = self.find(path)
@@ -387,9 +389,12 @@ class Operations:
                 raise outcome[0]
         return handle.read(start, stop)
 
-    def write(self, number: int, offset: int, data: bytes) -> int:
-        """How many bytes were written."""
-        return min(self._open.get(number).handle.write(offset, data), len(data))
+    def write(self, number: int, offset: int, data: bytes, *, written_back: bool = False) -> int:
+        """How many bytes were written. `written_back`: pages of a mapping, by the kernel."""
+        handle = self._open.get(number).handle
+        if not written_back:
+            handle.written_by(self._caller_pid())
+        return min(handle.write(offset, data), len(data))
 
     def flush(self, number: int) -> None:
         """close(2) of one descriptor."""

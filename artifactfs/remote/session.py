@@ -31,7 +31,8 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TypeVar
 
@@ -193,6 +194,7 @@ class Session:
         self._timeout = (http.connect_timeout_s, http.timeout_s)
         self._source = token
         self._token: Secret | None = None
+        self._ahead: timedelta | None = None
         self._lock = threading.Lock()
         self._in_flight: set[_CanShutDown] = set()
         self._closed = threading.Event()
@@ -206,6 +208,19 @@ class Session:
         self._connections = Connections(
             self._environment, peers, http.connect_timeout_s, http.timeout_s, pool_size
         )
+
+    def service_now(self) -> datetime | None:
+        """The present by the service's clock; None before an answer of its API has told.
+
+        Up to a second early, as the header ``Date`` has whole seconds (RFC 9110 §6.6.1).
+        """
+        ahead = self._ahead
+        return None if ahead is None else self.clock.now() + ahead
+
+    def _note_clock(self, headers: Mapping[str, str]) -> None:
+        with contextlib.suppress(TypeError, ValueError):
+            date = parsedate_to_datetime(headers.get("Date", ""))
+            self._ahead = (date if date.tzinfo else date.replace(tzinfo=UTC)) - self.clock.now()
 
     def call(self, path: str) -> Url:
         """The URL of a call, whose path below the API is ours."""
@@ -262,6 +277,7 @@ class Session:
                     data = read_all(decoded, MOST_ANSWER_BYTES + 1)
                 if len(data) > MOST_ANSWER_BYTES:
                     raise BadAnswer(f"{method} {url.shown}: the answer is too large")
+                self._note_clock(response.headers)
                 return read(data), response.headers
 
         return self.run(attempt, deadline_s=deadline_s, cancelled=cancelled)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from urllib.parse import quote
 
 from artifactfs.artifact import Artifact
@@ -74,8 +75,12 @@ class UploadsApi:
             )[0]
         return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
 
+    def service_now(self) -> datetime | None:
+        """The present by the service's clock, up to a second early; None if it has not told."""
+        return self._session.service_now()
+
     def find(self, sha256: str, size_bytes: int, filename: str) -> Artifact | None:
-        """The artifact of this content and name among the newest that are listed.
+        """The newest artifact of this content and name among the newest that are listed.
 
         For services that cannot be asked by hash (`start_direct`) whether something has arrived.
         """
@@ -85,11 +90,13 @@ class UploadsApi:
             params={"limit": str(_LISTED)},
             read=lambda body: wire_listed.page(body, "GET /artifacts"),
         )
-        for artifact in wire_listed.artifacts(page.entries):
-            found = artifact.sha256, artifact.size_bytes, artifact.filename, artifact.external_url
-            if found == (sha256, size_bytes, filename, None):
-                return artifact
-        return None
+        found = [
+            one
+            for one in wire_listed.artifacts(page.entries)
+            if (one.sha256, one.size_bytes, one.filename) == (sha256, size_bytes, filename)
+            and one.external_url is None
+        ]
+        return max(found, key=lambda one: one.created_at, default=None)
 
     def start_direct(self, sha256: str, size_bytes: int, filename: str) -> DirectTicket | Artifact:
         """POST /artifacts/direct: where to PUT, or the artifact if the bytes are there."""
@@ -192,7 +199,10 @@ class UploadsApi:
             "size": size_bytes,
             "filename": filename.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
         }
-        document, _ = self._session.json("POST", f"artifacts/{way}", body=body, optional=True)
+        # Not repeated here: of bytes that the service has, each request makes one more artifact.
+        document, _ = self._session.json(
+            "POST", f"artifacts/{way}", body=body, optional=True, deadline_s=0.0
+        )
         return document
 
     def _send_small(

@@ -272,6 +272,11 @@ class Handle(ABC):
         """A descriptor of a local file with exactly this content, verified; valid until release."""
         return None
 
+    @property
+    def write_is_quick(self) -> bool:
+        """Whether a small write or a truncation is over without a disk's sync. Does not block."""
+        return True
+
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write, and return how many bytes were. May wait."""
         _ = offset, data
@@ -300,6 +305,13 @@ class Handle(ABC):
         """The next data or hole, as lseek(2) with SEEK_DATA or SEEK_HOLE. May wait."""
         _ = offset, whence
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    def written_by(self, caller_pid: int) -> None:
+        """Note the thread that asks for the next write, truncation, allocation or copy.
+
+        Not called for pages that the kernel writes back: those have no caller. Does not block.
+        """
+        _ = caller_pid
 
     def flush(self, caller_pid: int) -> None:
         """What close(2) waits for: make it durable. Comes once per closed descriptor. May wait."""

@@ -313,6 +313,10 @@ class DropHandle(Handle):
         """The entry as it is now."""
         return self._file.entry
 
+    @property
+    def write_is_quick(self) -> bool:
+        return self._file.is_ready
+
     def read(self, start: int, stop: int) -> bytes:
         return self._file.read(start, stop)
 
@@ -333,6 +337,9 @@ class DropHandle(Handle):
 
     def seek(self, offset: int, whence: int) -> int:
         return self._file.seek(offset, whence)
+
+    def written_by(self, caller_pid: int) -> None:
+        self._file.written_by(caller_pid)
 
     def flush(self, caller_pid: int) -> None:
         self._file.flush(caller_pid)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,16 +36,18 @@ class Bench:
         self.quiet_s = QUIET_S
         self.adopted: list[tuple[str, bytes]] = []
         self.open: list[Outbox] = []
+        self.known: Callable[[str], Artifact | None] = lambda digest: None
+        self.uploads: Any = self.service.uploads
 
     def outbox(self) -> Outbox:
         made = Outbox(
             self.directory,
-            self.service.uploads,
+            self.uploads,
             origin="http://the.same.whatever.port",
             upload=self.upload,
             drop=self.drop,
             spool=self.spool,
-            known=lambda digest: None,
+            known=lambda digest: self.known(digest),
             on_uploaded=self._adopt,
             audit=AuditLog(self.audit) if self.audit else None,
             was_killed=lambda pid: self.killed,
@@ -54,8 +57,9 @@ class Bench:
         self.open.append(made)
         return made
 
-    def _adopt(self, artifact: Artifact, path: Path) -> None:
-        self.adopted.append((artifact.filename, path.read_bytes()))
+    def _adopt(self, artifact: Artifact, path: Path | None) -> None:
+        if path is not None:
+            self.adopted.append((artifact.filename, path.read_bytes()))
 
     def close(self, outbox: Outbox) -> None:
         self.open.remove(outbox)

@@ -166,5 +166,5 @@ def _unknown(digest: str) -> Artifact | None:
     return None
 
 
-def _nothing(artifact: Artifact, path: Path) -> None:
+def _nothing(artifact: Artifact, path: Path | None) -> None:
     _ = artifact, path

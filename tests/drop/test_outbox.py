@@ -186,7 +186,7 @@ def test_an_overwritten_upload_is_not_the_old_one(bench: Bench, proxy: FaultProx
 def test_writing_to_an_uploaded_file_leaves_the_cached_copy_alone(bench: Bench) -> None:
     outbox = bench.outbox()
     linked = bench.directory.parent / "cached"
-    bench._adopt = lambda artifact, path: os.link(path, linked)  # type: ignore[method-assign]
+    bench._adopt = lambda artifact, path: os.link(path or "", linked)  # type: ignore[method-assign]
     outbox.close()
     bench.open.clear()
     outbox = bench.outbox()

@@ -156,3 +156,123 @@ def test_an_ordinary_exit_closes_though_it_ends_other_threads(
     mounted.settle()
     (found,) = service.artifacts()
     assert service.content(found["id"]) == b"whole"
+
+
+# Another process holds the same open file and ends in an ordinary way. Each program gets the path
+# of its file and what to do in the process that is killed, as Python.
+WORKER_DIES = """
+import mmap, os, signal, sys, threading, time
+path, work, after = sys.argv[1:4]
+descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+os.write(descriptor, b"0" * 8192)
+mapping = mmap.mmap(descriptor, 8192)
+ready, told = os.pipe()
+worker = os.fork()
+if not worker:
+    exec(work)
+    os.write(told, b"x")
+    time.sleep(60)
+    os._exit(1)
+os.read(ready, 1)
+if "first" in after:
+    os.close(descriptor)
+    del mapping
+os.kill(worker, signal.SIGKILL)
+os.waitpid(worker, 0)
+if "write" in after:
+    os.write(descriptor, b"after")
+if "map" in after:
+    mapping[4096:4100] = b"page"
+    mapping.flush()
+"""
+WRITES = "os.write(descriptor, b'half')"
+OTHER_THREAD = (
+    "threading.Thread(target=lambda: (os.write(descriptor, b'half'), os.write(told, b'x'),"
+    " time.sleep(60))).start()\ntime.sleep(60)"
+)
+CUTS = "os.ftruncate(descriptor, 100)"
+
+
+def run(program: str, path: Path, work: str, after: str = "") -> None:
+    done = subprocess.run([sys.executable, "-c", program, path, work, after], check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("work", "after"),
+    [
+        (WRITES, ""),
+        (OTHER_THREAD, ""),
+        (CUTS, ""),
+        (WRITES, "map"),
+        (WRITES, "close first"),
+    ],
+    ids=["writes", "writes by a thread", "cuts", "then pages are written back", "closed first"],
+)
+def test_the_half_of_a_killed_worker_is_not_uploaded_by_who_closes_after_it(
+    mounted: UserMount, service: ServiceClient, work: str, after: str
+) -> None:
+    path = mounted.path / "drop" / "half"
+    run(WORKER_DIES, path, work, after)
+    stays_here(mounted, service, path)
+
+
+@pytest.mark.parametrize(
+    ("work", "after"),
+    [(WRITES, "write"), (OTHER_THREAD, "write"), ("pass", ""), ("os.read(descriptor, 1)", "")],
+    ids=["the other writes last", "after a thread", "it never wrote", "it only read"],
+)
+def test_a_killed_worker_that_did_not_write_last_changes_nothing(
+    mounted: UserMount, service: ServiceClient, work: str, after: str
+) -> None:
+    run(WORKER_DIES, mounted.path / "drop" / "whole", work, after)
+    mounted.settle()
+    assert [one["filename"] for one in service.artifacts()] == ["whole"]
+
+
+KILLED = f'"{sys.executable}" -c "import os; os.write(1, b\'half\'); os.kill(os.getpid(), 9)"'
+SLOW = f'"{sys.executable}" -c "import os, time; os.write(1, b\'half\'); time.sleep(60)"'
+
+
+def shell(line: str, path: Path) -> None:
+    subprocess.run(["sh", "-c", line.replace("FILE", str(path))], check=False, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"timeout 1 {SLOW} > FILE",
+        f"timeout -s KILL 1 {SLOW} > FILE",
+        f"({KILLED} && echo done) > FILE",
+        f"(echo begin; {KILLED}; true) > FILE",
+        f"{{ {KILLED} & wait; }} > FILE",
+        f"({KILLED}; sleep 0.1) > FILE",
+        f"{KILLED} >> FILE",
+    ],
+)
+def test_a_shell_that_closes_for_a_killed_program_uploads_nothing(
+    mounted: UserMount, service: ServiceClient, line: str
+) -> None:
+    path = mounted.path / "drop" / "log"
+    shell(line, path)
+    stays_here(mounted, service, path)
+
+
+@pytest.mark.parametrize(
+    ("line", "content"),
+    [
+        (f"({KILLED}; echo done) > FILE", b"halfdone\n"),
+        (f"({KILLED} || echo failed) > FILE", b"halffailed\n"),
+        (f"({KILLED}; sh -c 'echo done') > FILE", b"halfdone\n"),
+        (f"{KILLED} | dd of=FILE status=none", b"half"),
+        (f"({KILLED} > /dev/null; echo done) > FILE", b"done\n"),
+        ("(echo one; (echo two); sh -c 'echo three') > FILE", b"one\ntwo\nthree\n"),
+    ],
+)
+def test_what_another_writes_after_a_killed_program_is_uploaded_once(
+    mounted: UserMount, service: ServiceClient, line: str, content: bytes
+) -> None:
+    shell(line, mounted.path / "drop" / "both")
+    mounted.settle()
+    (found,) = service.artifacts()
+    assert service.content(found["id"]) == content

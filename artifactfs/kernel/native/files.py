@@ -97,7 +97,8 @@ class FileOperations:
             self._close(late[0].fh)
 
         manners = CHANGES if local else WAITS
-        self._mount.later(pool, call, act, undo=undo, manners=manners, brief=True)
+        brief = not flags & os.O_TRUNC  # which may have to wait for the disk
+        self._mount.later(pool, call, act, undo=undo, manners=manners, brief=brief)
 
     def create(self, call: Call, body: memoryview) -> None:
         directory = self._mount.inodes.directory(call.nodeid)
@@ -186,13 +187,15 @@ class FileOperations:
     # Writing
 
     def write(self, call: Call, body: memoryview) -> bool:
-        fh, offset, size, *_ = wire.WRITE_IN.unpack_from(body)
+        fh, offset, size, write_flags, *_ = wire.WRITE_IN.unpack_from(body)
         opened = self._handles.file(fh)
         data = body[wire.WRITE_IN.size : wire.WRITE_IN.size + size]
         if len(data) != size:
             raise ValueError("a write that is shorter than it says")
 
         def act() -> bytes:
+            if not write_flags & wire.WRITE_CACHE:
+                opened.handle.written_by(call.pid)
             return wire.WRITE_OUT.pack(opened.handle.write(offset, data), 0)
 
         def after() -> None:
@@ -201,7 +204,7 @@ class FileOperations:
             self._give_back(body)
 
         self._handles.hold(opened)
-        brief = size <= BRIEF_BYTES
+        brief = size <= BRIEF_BYTES and opened.handle.write_is_quick
         self._mount.later(
             self._mount.pools.spool, call, act, after=after, manners=CHANGES, brief=brief
         )
@@ -235,6 +238,7 @@ class FileOperations:
         opened = self._handles.file(fh)
 
         def act() -> bytes:
+            opened.handle.written_by(call.pid)
             opened.handle.allocate(mode, offset, size)
             return b""
 
@@ -248,6 +252,7 @@ class FileOperations:
             fd = source.handle.copy_fd()
             if fd is None:
                 raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            target.handle.written_by(call.pid)
             copied = target.handle.copy_in(fd, start, offset, min(size, MOST_COPIED_BYTES))
             return wire.WRITE_OUT.pack(copied, 0)
 

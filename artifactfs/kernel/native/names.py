@@ -148,6 +148,7 @@ class NameOperations:
 
         def change() -> bytes:
             if handle is not None and new_size_bytes is not None:
+                handle.written_by(call.pid)
                 handle.truncate(new_size_bytes)
                 rest = AttributeChange(mode=new_mode, mtime_ns=new_mtime_ns)
                 if rest != AttributeChange():
@@ -156,7 +157,9 @@ class NameOperations:
                 node.change(AttributeChange(new_mode, new_size_bytes, new_mtime_ns))
             return self._stat.attributes(node)
 
-        self._mount.later(self._mount.pools.spool, call, change, manners=CHANGES, brief=True)
+        cuts_quickly = handle is not None and handle.write_is_quick
+        brief = new_size_bytes is None or cuts_quickly
+        self._mount.later(self._mount.pools.spool, call, change, manners=CHANGES, brief=brief)
 
     def read_link(self, call: Call, _body: memoryview) -> None:
         node = self._inodes.node(call.nodeid)

@@ -191,6 +191,7 @@ FLUSH_IN: Final = Struct("=QIIQ")  # fh, unused, padding, lock_owner
 READ_IN: Final = Struct("=QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags, padding
 WRITE_IN: Final = Struct("=QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
 WRITE_OUT: Final = Struct("=II")  # size, padding
+WRITE_CACHE: Final = 1  # write_flags: pages that the kernel writes back
 FSYNC_IN: Final = Struct("=QII")  # fh, fsync_flags, padding
 FALLOCATE_IN: Final = Struct("=QQQII")  # fh, offset, length, mode, padding
 # fh_in, off_in, nodeid_out, fh_out, off_out, len, flags
