@@ -140,7 +140,11 @@ class Node(ABC):
         return
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        """Carry out a command that is spelled as an attribute. May wait."""
+        """Take a command that is spelled as an attribute.
+
+        The kernel holds the lock of this file or directory meanwhile, so this must not wait for the
+        network: what may take long is recorded as an order, and carried out later.
+        """
         _ = value
         raise OSError(errno.EOPNOTSUPP, f"{name} cannot be set")
 
@@ -221,7 +225,7 @@ class Directory(Node):
         read_only()
 
     def sync(self) -> None:
-        """What fsync(2) on the directory waits for. May wait."""
+        """What fsync(2) on the directory waits for: the local disk, never the network."""
         return
 
 
@@ -302,11 +306,23 @@ class Handle(ABC):
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     def flush(self, caller_pid: int) -> None:
-        """What close(2) waits for: make it durable. Comes once per closed descriptor. May wait."""
+        """What close(2) waits for: make it durable. Comes once per closed descriptor.
+
+        Waits for the local disk only.
+        """
         _ = caller_pid
 
+    @property
+    def settles(self) -> bool:
+        """Whether close(2) calls `settle` after `flush`. At once."""
+        return False
+
+    def settle(self) -> None:
+        """Wait for more than the local disk, as the settings say. May be given up. May wait."""
+        return
+
     def fsync(self) -> None:
-        """What fsync(2) waits for. May wait."""
+        """What fsync(2) waits for: the local disk, never the network."""
         return
 
     def release(self) -> None:

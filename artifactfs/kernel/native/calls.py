@@ -43,7 +43,8 @@ from artifactfs.kernel.replies import Replies
 
 _log = logging.getLogger(__name__)
 
-# While one of these is not answered, the kernel keeps the directory that it is about locked.
+# While one of these is not answered, the kernel keeps the directory that it is about locked; the
+# last four only if they are about the directory itself.
 _LOCKING: Final = frozenset(
     {
         wire.Opcode.LOOKUP,
@@ -54,7 +55,14 @@ _LOCKING: Final = frozenset(
         wire.Opcode.RMDIR,
         wire.Opcode.RENAME,
         wire.Opcode.RENAME2,
+        wire.Opcode.SYMLINK,
+        wire.Opcode.LINK,
+        wire.Opcode.READDIR,
+        wire.Opcode.READDIRPLUS,
         wire.Opcode.SETATTR,
+        wire.Opcode.FSYNCDIR,
+        wire.Opcode.SETXATTR,
+        wire.Opcode.REMOVEXATTR,
     }
 )
 
@@ -191,6 +199,16 @@ class Calls:
             asleep, self._asleep = self._asleep, False
         if asleep:
             self._attention.set()
+
+    def defer_again(self, call: Call, manners: Manners) -> None:
+        """Have `call`, which is deferred, wait for its next step, which has other `manners`.
+
+        An INTERRUPT that came meanwhile is not lost. Nothing happens if it was given up.
+        """
+        with self._lock:
+            call.begun_s = None
+            call.manners = manners
+        self._attention.set()
 
     def begin(self, call: Call) -> bool:
         """Say that work on it starts now. False: it was given up meanwhile, do nothing."""
