@@ -46,8 +46,9 @@ class Attributes:
     """What ``stat`` shows, but for the owner, who is whoever mounted.
 
     `mode` holds the permission bits only. Times are nanoseconds since the epoch. `blocks` counts
-    512 bytes each and says what lies on the local disk. `unit_bytes` is how much programs do best
-    to read or write at once (``st_blksize``, a power of two): ``cp`` goes by it, and Python's
+    512 bytes each and says what lies on the local disk, but at least 1 where a file is not empty:
+    ``tar -S`` takes 0 blocks for one hole, and never reads. `unit_bytes` is how much programs do
+    best to read or write at once (``st_blksize``, a power of two): ``cp`` goes by it, and Python's
     ``open`` makes its buffer as large.
     """
 
@@ -60,6 +61,10 @@ class Attributes:
     ctime_ns: int
     blocks: int = 0
     unit_bytes: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.blocks and self.size_bytes and self.kind is Kind.FILE:
+            object.__setattr__(self, "blocks", 1)
 
 
 @dataclass(frozen=True, slots=True)
