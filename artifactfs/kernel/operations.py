@@ -30,6 +30,7 @@ from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
 from artifactfs.errors import Cancelled
+from artifactfs.kernel.native.patience import UNSEEN_S, Wish
 from artifactfs.kernel.native.pools import Pool
 from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin, hides, is_hidden_name
 from artifactfs.kernel.replies import Replies
@@ -107,8 +108,8 @@ class NameMovedOn(Exception):
 class Operations:
     """One mount's operations. `OpenFiles` owns the only state; `stopping` ends all waiting.
 
-    `interrupted` says whether the request that the calling thread carries out was interrupted;
-    `caller_pid` whose request it is.
+    `wish` says what the caller wants whose request the calling thread carries out, `caller_pid` who
+    it is.
     """
 
     def __init__(
@@ -117,14 +118,14 @@ class Operations:
         owner: Owner,
         replies: Replies,
         *,
-        interrupted: Callable[[], bool],
+        wish: Callable[[], Wish],
         caller_pid: Callable[[], int],
     ) -> None:
         self.owner = owner
         self.stopping = threading.Event()
         self._tree = tree
         self._replies = replies
-        self._interrupted = interrupted
+        self._wish = wish
         self._caller_pid = caller_pid
         self._open = OpenFiles()
         self._waiting = Pool("fuse-waiting", WAITING_THREADS)
@@ -391,12 +392,13 @@ class Operations:
             outcome.append(error)
             arrived.set()
 
+        caller = _Caller(self._wish)
         ticket = handle.request(Span(start, stop), done)
         if ticket is None:
             act = partial(handle.read, start, stop)
             return act() if is_local else self._wait_for(act)
         while not arrived.wait(LOOK_AGAIN_S):
-            if self.stopping.is_set() or self._interrupted():
+            if self.stopping.is_set() or caller.wants_to_stop():
                 ticket.cancel()
                 raise _given_up()
         if outcome[0] is not None:
@@ -409,11 +411,11 @@ class Operations:
         It is carried out by another thread, so that its caller can be freed: a process that is
         killed stays until its request is answered. What comes too late is taken back by `undo`.
         """
-        outcome = _Outcome(act, undo)
+        caller, outcome = _Caller(self._wish), _Outcome(act, undo)
         if not self._waiting.submit(outcome.carry_out):
             raise _given_up()
         while not outcome.ended.wait(LOOK_AGAIN_S):
-            if self.stopping.is_set() or self._interrupted():
+            if self.stopping.is_set() or caller.wants_to_stop():
                 outcome.give_up()
                 raise _given_up()
         return outcome.result()
@@ -437,6 +439,10 @@ class Operations:
         """The last descriptor is closed."""
         self._open.remove(number).handle.release()
 
+    def close(self, timeout_s: float) -> None:
+        """End the threads that wait for others' callers, for at most `timeout_s`."""
+        self._waiting.close(timeout_s)
+
     def release_all(self) -> None:
         """The mount has ended: nothing is open any more."""
         for opened in self._open.remove_all():
@@ -444,6 +450,24 @@ class Operations:
 
     def _release(self, opened: OpenFile) -> None:
         self._replies.answer("release", opened.pin.path, opened.handle.release)
+
+
+class _Caller:
+    """Who waits for one request. Used by one thread."""
+
+    def __init__(self, wish: Callable[[], Wish]) -> None:
+        self._wish = wish
+        self._unseen_s: float | None = None
+
+    def wants_to_stop(self) -> bool:
+        """Whether the request is to be given up; see ``patience``."""
+        wish = self._wish()
+        if wish is not Wish.UNKNOWN:
+            return wish is Wish.STOP
+        now_s = time.monotonic()
+        if self._unseen_s is None:
+            self._unseen_s = now_s
+        return now_s - self._unseen_s >= UNSEEN_S
 
 
 class _Outcome(Generic[T]):
