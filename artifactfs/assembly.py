@@ -362,7 +362,6 @@ class Mount:
                 spool=self._config.spool,
                 known=lambda digest: catalog.snapshot.by_sha256.get(digest),
                 on_uploaded=uploaded,
-                on_change=lambda path: tree.drop_changed(path),
                 audit=AuditLog(self._config.state.directory / "uploads.log"),
             )
             jobs = Jobs(

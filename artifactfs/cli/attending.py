@@ -234,7 +234,7 @@ def refresh(mountpoint: Path | None) -> None:
       artifactfs refresh ~/artifacts
     """
     running = Running.at(mountpoint)
-    running.command(running.mountpoint, "refresh")
+    running.order(running.mountpoint, "refresh")
 
 
 @click.command()
@@ -256,7 +256,7 @@ def retry(paths: tuple[Path, ...]) -> None:
         target = running.mountpoint / "drop"
         if path is not None and Path.cwd() / path != running.mountpoint:
             target = path
-        running.command(target, "retry")
+        running.order(target, "retry")
 
 
 @click.command()
@@ -269,7 +269,7 @@ def pin(files: tuple[Path, ...]) -> None:
       artifactfs pin ~/artifacts/artifacts/model.safetensors
     """
     for path in files:
-        Running.at(path).command(path, "pin", b"1")
+        Running.at(path).order(path, "pin", b"1")
 
 
 @click.command()
@@ -282,4 +282,4 @@ def unpin(files: tuple[Path, ...]) -> None:
       artifactfs unpin ~/artifacts/artifacts/model.safetensors
     """
     for path in files:
-        Running.at(path).command(path, "pin", b"0")
+        Running.at(path).order(path, "pin", b"0")

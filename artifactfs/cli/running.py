@@ -1,6 +1,7 @@
 """A mount that runs, as its own files show it.
 
 Commands speak to a mount through the mount: they read ``.artifactfs/`` and set extended attributes.
+An attribute that is set is an order with an id, whose end ``status.json`` shows.
 So they work wherever the mount is visible, in a container as well, and need no socket and no rights
 of their own. A mount can be dead or stuck; whatever touches it here does so on a thread that is
 left behind when it does not come back in time.
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,9 @@ from artifactfs.errors import MountError
 T = TypeVar("T")
 
 ANSWER_S = 10.0
+ORDER_S = 600.0
+MIN_PAUSE_S = 0.01
+MAX_PAUSE_S = 0.5
 PREFIX = "user.artifactfs."
 
 
@@ -99,6 +105,24 @@ class Running:
         return uploads
 
     def command(self, path: Path, name: str, value: bytes = b"1") -> None:
-        """Carry out a command that is spelled as an attribute."""
+        """Give a command that is spelled as an attribute. Raises `OSError`, `MountError`."""
         attribute = PREFIX + name
-        within(600.0, lambda: system.set_attribute(path, attribute, value), str(self.mountpoint))
+        within(ANSWER_S, lambda: system.set_attribute(path, attribute, value), str(self.mountpoint))
+
+    def order(self, path: Path, name: str, value: bytes = b"1") -> None:
+        """Give a command that is carried out later, and wait for its end.
+
+        Blocks for at most `ORDER_S`. Raises `OSError` if the mount does not take it, `MountError`
+        if it fails or does not end in time.
+        """
+        order_id = secrets.token_hex(8)
+        self.command(path, name, value + b" " + order_id.encode())
+        deadline_s = time.monotonic() + ORDER_S
+        pause_s = MIN_PAUSE_S
+        while order_id not in (ended := self.status()["orders"]["ended"]):
+            if time.monotonic() > deadline_s:
+                raise MountError(f"{path}: {name} has not ended within {ORDER_S:.0f} s")
+            time.sleep(pause_s)
+            pause_s = min(MAX_PAUSE_S, pause_s * 1.5)
+        if ended[order_id] is not None:
+            raise MountError(f"{path}: {ended[order_id]}")

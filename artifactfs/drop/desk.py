@@ -203,6 +203,15 @@ class Desk:
             _log.warning("%s is not uploaded: %s", row.path, why_not)
             book.told(row.path)
 
+    def reach_disk(self, *, names: bool) -> None:
+        """Return when all rows written before are on the disk, and `names` of files too.
+
+        Waits for the disk only. Raises `OSError`, `DropError`.
+        """
+        if names:
+            self._book.slot.names_reach_disk()
+        self._book.settle_rows()
+
     def released(self, spooled: Spooled) -> None:
         """A writer is gone: after the last one, what was closed is queued. Never fails."""
         try:

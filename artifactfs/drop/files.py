@@ -33,7 +33,7 @@ from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
 from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.missing import MissingRanges, is_loss
-from artifactfs.drop.states import Entry, State
+from artifactfs.drop.states import Entry
 from artifactfs.errors import SpoolFull
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
 from artifactfs.spans import Span
@@ -58,6 +58,7 @@ class Keeper(Protocol):
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None: ...
     def released(self, spooled: Spooled) -> None: ...
     def let_go(self, spooled: Spooled) -> None: ...
+    def reach_disk(self, *, names: bool) -> None: ...
     def settle(self, entry_id: int) -> None: ...
     def current(self, entry_id: int) -> Entry | None: ...
     def was_killed(self, pid: int) -> bool: ...
@@ -300,6 +301,11 @@ class Spooled:
             self._lost = error
             raise
 
+    def fsync(self) -> None:
+        """Bring bytes, name and row to the disk. Raises `OSError`, `DropError`."""
+        self.data_sync()
+        self._keeper.reach_disk(names=self._fresh)
+
     def flush(self, pid: int) -> None:
         """A writer's descriptor is closed: make it durable, or note that the writer was killed."""
         with self.lock:
@@ -447,17 +453,23 @@ class OpenFile:
         if not self._writer:
             return
         self._spooled.flush(caller_pid)
-        if self._keeper.waits_at_close:
-            self._keeper.released(self._spooled)
-            self._keeper.settle(self.entry_id)
+
+    @property
+    def settles(self) -> bool:
+        """Whether close(2) waits for the upload, too (`drop.sync`). At once."""
+        return self._writer and self._keeper.waits_at_close
+
+    def settle(self) -> None:
+        """Wait for the upload, after `flush`. Raises `NotUploaded`, `TimedOut`."""
+        self._keeper.released(self._spooled)
+        self._keeper.settle(self.entry_id)
 
     def fsync(self) -> None:
-        """Durable while it is written; once it is closed, waits for the upload."""
-        entry = self._keeper.current(self.entry_id)
-        if entry is None or entry.state is State.WRITING:
-            self._spooled.data_sync()
-        else:
-            self._keeper.settle(self.entry_id)
+        """What fsync(2) waits for: bytes and row survive a power cut. Raises `OSError`.
+
+        A file that is never closed comes back `interrupted`. Never waits for the upload.
+        """
+        self._spooled.fsync()
 
     def written_by(self, caller_pid: int) -> None:
         """Note the thread that asks for the next write, truncation, allocation or copy."""

@@ -53,10 +53,6 @@ _FOLLOWERS = 2
 _log = logging.getLogger(__name__)
 
 
-def _ignore(path: str) -> None:
-    _ = path
-
-
 def _recovered(slot: Slot, others: list[Slot]) -> Journal:
     journal = Journal(slot.journal_path)
     try:
@@ -81,7 +77,6 @@ class Outbox:
         spool: SpoolConfig,
         known: Callable[[str], Artifact | None],
         on_uploaded: Callable[[Artifact, Path | None], None],
-        on_change: Callable[[str], None] = _ignore,
         audit: AuditLog | None = None,
         clock: Clock = SYSTEM_CLOCK,
         was_killed: Callable[[int], bool] = callers.was_killed,
@@ -89,7 +84,6 @@ class Outbox:
     ) -> None:
         self._directory = directory
         self._origin = origin
-        self._on_change = on_change
         self._audit = audit
         self._view = View(drop.temporary_names)
         self._waiting = Waiting(self._view)
@@ -219,6 +213,10 @@ class Outbox:
         """renameat2(2); what is already uploaded under its old name is uploaded under the new."""
         self._renames.rename(old, new, flags)
 
+    def sync(self) -> None:
+        """Return when every change that was made before is on the disk. Raises `OSError`."""
+        self._desk.reach_disk(names=True)
+
     # Waiting, and trying again
 
     def wait(self, path: str | None = None, timeout_s: float | None = None) -> list[Entry]:
@@ -255,5 +253,5 @@ class Outbox:
             raise TimedOut("the upload is still on its way", remedy="see `artifactfs status`")
 
     def _told(self, path: str) -> None:
+        _ = path
         self._waiting.tell()
-        self._on_change(path)

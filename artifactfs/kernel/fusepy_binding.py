@@ -52,6 +52,7 @@ from artifactfs.kernel.unmounting import abort, unmount
 from artifactfs.tree.node import Tree
 
 END_S = 10.0
+WAITING_END_S = 1.0
 NUDGE_S = 0.5
 LOOK_FOR_SIGNALS_S = 0.5
 REQUEST_BYTES = 128 * 1024
@@ -126,7 +127,7 @@ class FusepyBinding:
             tree,
             Owner(options.uid, options.gid),
             replies,
-            interrupted=self._wants_to_stop,
+            wish=self._wish,
             caller_pid=self._library.caller_pid,
         )
         thread = threading.Thread(
@@ -142,6 +143,7 @@ class FusepyBinding:
             finally:
                 operations.stopping.set()
                 ended = self._end(thread, mountpoint)
+                operations.close(WAITING_END_S)
         if ended:
             operations.release_all()
         if not self._begun:
@@ -171,14 +173,16 @@ class FusepyBinding:
         finally:
             self._events.put(_Event.ENDED)
 
-    def _wants_to_stop(self) -> bool:
-        """Whether the caller of the request under way does.
+    def _wish(self) -> Wish:
+        """What the caller of the request under way wants; unknown only if it was interrupted.
 
         Reads for the page cache are not interrupted by a signal that has a handler (``calls`` says
         more), so its signals are looked at in any case.
         """
         wish = wish_of(self._library.caller_pid())
-        return wish is Wish.STOP or (wish is Wish.UNKNOWN and self._library.interrupted())
+        if wish is Wish.UNKNOWN and not self._library.interrupted():
+            return Wish.GO_ON
+        return wish
 
     def _on_init(self) -> None:
         with self._session_lock:

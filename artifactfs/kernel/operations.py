@@ -3,6 +3,8 @@
 This is what `fusepy_binding` gives to fusepy. A path is walked from the root by `Directory.find`;
 where a name is not known and the directory may know more, `look_up` asks, which may wait: each
 request of the kernel has a libfuse thread of its own, so whoever waits holds up nobody else. What
+may wait is carried out by yet another thread (`Operations._wait_for`), so that a caller who is
+killed can be freed. What
 is open is found by number (`open_files`).
 
 Everything here raises: `OSError` with the errno a local file system would give, or what the tree
@@ -24,9 +26,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from functools import partial
+from typing import Generic, NoReturn, TypeVar
 
 from artifactfs.errors import Cancelled
+from artifactfs.kernel.native.patience import UNSEEN_S, Wish
+from artifactfs.kernel.native.pools import Pool
 from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin, hides, is_hidden_name
 from artifactfs.kernel.replies import Replies
 from artifactfs.spans import Span
@@ -45,6 +50,7 @@ from artifactfs.tree.node import (
 )
 
 LOOK_AGAIN_S = 0.05
+WAITING_THREADS = 512
 NAME_MAX_BYTES = 255
 _UTIME_NOW = (1 << 30) - 1
 _UTIME_OMIT = (1 << 30) - 2
@@ -53,6 +59,8 @@ _XATTR_REPLACE = 2
 _KINDS = {Kind.FILE: stat.S_IFREG, Kind.DIRECTORY: stat.S_IFDIR, Kind.LINK: stat.S_IFLNK}
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +108,8 @@ class NameMovedOn(Exception):
 class Operations:
     """One mount's operations. `OpenFiles` owns the only state; `stopping` ends all waiting.
 
-    `interrupted` says whether the request that the calling thread carries out was interrupted;
-    `caller_pid` whose request it is.
+    `wish` says what the caller wants whose request the calling thread carries out, `caller_pid` who
+    it is.
     """
 
     def __init__(
@@ -110,16 +118,17 @@ class Operations:
         owner: Owner,
         replies: Replies,
         *,
-        interrupted: Callable[[], bool],
+        wish: Callable[[], Wish],
         caller_pid: Callable[[], int],
     ) -> None:
         self.owner = owner
         self.stopping = threading.Event()
         self._tree = tree
         self._replies = replies
-        self._interrupted = interrupted
+        self._wish = wish
         self._caller_pid = caller_pid
         self._open = OpenFiles()
+        self._waiting = Pool("fuse-waiting", WAITING_THREADS)
 
     # Paths
 
@@ -135,7 +144,7 @@ class Operations:
             _check_length(name)
             found = node.find(name)
             if found is None and node.may_know_more:
-                found = node.look_up(name)
+                found = self._wait_for(partial(node.look_up, name))
             if found is None:
                 refuse(errno.ENOENT)
             node = found
@@ -234,7 +243,7 @@ class Operations:
     def _xattrs(self, path: str) -> Mapping[str, bytes]:
         node = self.find(path)
         if not node.knows_xattrs:
-            node.learn_xattrs()
+            self._wait_for(node.learn_xattrs)
         return node.xattrs()
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
@@ -258,7 +267,7 @@ class Operations:
         """A number for the directory, whose entries are as new as promised."""
         directory = self.find_directory(path)
         if not directory.is_fresh():
-            directory.freshen()
+            self._wait_for(directory.freshen)
         above = path.rpartition("/")[0]
         parent_ino = self.find(above).ino if path != "/" else directory.ino
         return self._open.add_directory(directory, parent_ino)
@@ -328,7 +337,12 @@ class Operations:
                 raise NameMovedOn
             if not isinstance(pin.node, File):
                 refuse(errno.EISDIR if isinstance(pin.node, Directory) else errno.ELOOP)
-            handle = pin.node.open(flags)
+            if _is_local(pin.node, flags):
+                handle = pin.node.open(flags)
+            else:
+                handle = self._wait_for(
+                    partial(pin.node.open, flags), undo=lambda late: late.release()
+                )
         except BaseException:
             self._open.unclaim(pin)
             raise
@@ -359,7 +373,7 @@ class Operations:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         _, handle = parent.create(name, flags, stat.S_IMODE(mode))
         try:
-            handle.flush(self._caller_pid())
+            handle.fsync()  # not `flush`, which may wait for the upload
         finally:
             handle.release()
 
@@ -368,10 +382,11 @@ class Operations:
         opened = self._open.get(number)
         data = opened.handle.try_read(start, stop)
         if data is None:
-            data = self._wait_and_read(opened.handle, start, stop)
+            is_local = _is_local(opened.pin.node, os.O_RDONLY)
+            data = self._wait_and_read(opened.handle, start, stop, is_local=is_local)
         return data if len(data) <= stop - start else data[: stop - start]
 
-    def _wait_and_read(self, handle: Handle, start: int, stop: int) -> bytes:
+    def _wait_and_read(self, handle: Handle, start: int, stop: int, *, is_local: bool) -> bytes:
         arrived = threading.Event()
         outcome: list[BaseException | None] = []
 
@@ -379,15 +394,33 @@ class Operations:
             outcome.append(error)
             arrived.set()
 
+        caller = _Caller(self._wish)
         ticket = handle.request(Span(start, stop), done)
-        if ticket is not None:
-            while not arrived.wait(LOOK_AGAIN_S):
-                if self.stopping.is_set() or self._interrupted():
-                    ticket.cancel()
-                    raise Cancelled("the reader was interrupted, or the mount ends")
-            if outcome[0] is not None:
-                raise outcome[0]
+        if ticket is None:
+            act = partial(handle.read, start, stop)
+            return act() if is_local else self._wait_for(act)
+        while not arrived.wait(LOOK_AGAIN_S):
+            if self.stopping.is_set() or caller.wants_to_stop():
+                ticket.cancel()
+                raise _given_up()
+        if outcome[0] is not None:
+            raise outcome[0]
         return handle.read(start, stop)
+
+    def _wait_for(self, act: Callable[[], T], undo: Callable[[T], object] | None = None) -> T:
+        """Return what `act` does, which may wait for the network.
+
+        It is carried out by another thread, so that its caller can be freed: a process that is
+        killed stays until its request is answered. What comes too late is taken back by `undo`.
+        """
+        caller, outcome = _Caller(self._wish), _Outcome(act, undo)
+        if not self._waiting.submit(outcome.carry_out):
+            raise _given_up()
+        while not outcome.ended.wait(LOOK_AGAIN_S):
+            if self.stopping.is_set() or caller.wants_to_stop():
+                outcome.give_up()
+                raise _given_up()
+        return outcome.result()
 
     def write(self, number: int, offset: int, data: bytes, *, written_back: bool = False) -> int:
         """How many bytes were written. `written_back`: pages of a mapping, by the kernel."""
@@ -398,7 +431,10 @@ class Operations:
 
     def flush(self, number: int) -> None:
         """close(2) of one descriptor."""
-        self._open.get(number).handle.flush(self._caller_pid())
+        handle = self._open.get(number).handle
+        handle.flush(self._caller_pid())
+        if handle.settles:
+            self._wait_for(handle.settle)
 
     def fsync(self, number: int) -> None:
         """fsync(2)."""
@@ -408,6 +444,10 @@ class Operations:
         """The last descriptor is closed."""
         self._open.remove(number).handle.release()
 
+    def close(self, timeout_s: float) -> None:
+        """End the threads that wait for others' callers, for at most `timeout_s`."""
+        self._waiting.close(timeout_s)
+
     def release_all(self) -> None:
         """The mount has ended: nothing is open any more."""
         for opened in self._open.remove_all():
@@ -415,6 +455,82 @@ class Operations:
 
     def _release(self, opened: OpenFile) -> None:
         self._replies.answer("release", opened.pin.path, opened.handle.release)
+
+
+class _Caller:
+    """Who waits for one request. Used by one thread."""
+
+    def __init__(self, wish: Callable[[], Wish]) -> None:
+        self._wish = wish
+        self._unseen_s: float | None = None
+
+    def wants_to_stop(self) -> bool:
+        """Whether the request is to be given up; see ``patience``."""
+        wish = self._wish()
+        if wish is not Wish.UNKNOWN:
+            return wish is Wish.STOP
+        now_s = time.monotonic()
+        if self._unseen_s is None:
+            self._unseen_s = now_s
+        return now_s - self._unseen_s >= UNSEEN_S
+
+
+class _Outcome(Generic[T]):
+    """What one `act` on another thread came to. `_lock` guards `_given_up`."""
+
+    def __init__(self, act: Callable[[], T], undo: Callable[[T], object] | None) -> None:
+        self.ended = threading.Event()
+        self._act = act
+        self._undo = undo
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._results: list[T] = []
+        self._failure: BaseException | None = None
+
+    def carry_out(self) -> None:
+        """Do it, unless it was given up before. Raises nothing."""
+        with self._lock:
+            if self._given_up:
+                return
+        try:
+            result = self._act()
+        except BaseException as error:  # noqa: BLE001 - raised by `result`
+            self._failure = error
+        else:
+            self._take(result)
+        self.ended.set()
+
+    def _take(self, result: T) -> None:
+        with self._lock:
+            late = self._given_up
+            if not late:
+                self._results.append(result)
+        if late and self._undo is not None:
+            self._undo(result)
+
+    def give_up(self) -> None:
+        """Have the result taken back: now, or when it comes."""
+        with self._lock:
+            self._given_up = True
+            results = list(self._results)
+        if self._undo is not None:
+            for result in results:
+                self._undo(result)
+
+    def result(self) -> T:
+        """What it came to, once it has `ended`. Raises what it raised."""
+        if self._failure is not None:
+            raise self._failure
+        return self._results[0]
+
+
+def _given_up() -> Cancelled:
+    return Cancelled("the caller was interrupted, or the mount ends")
+
+
+def _is_local(node: Node, flags: int) -> bool:
+    """Whether to open it with these flags, or to read it, is work on the local disk only."""
+    return flags & os.O_ACCMODE != os.O_RDONLY or bool(node.attributes().mode & 0o222)
 
 
 def _check_length(name: str) -> None:

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from cachetools import TTLCache
 
-from artifactfs.errors import ArtifactfsError, errno_of
+from artifactfs.errors import ArtifactfsError, Cancelled, errno_of
 from artifactfs.system import NO_ATTRIBUTE
 
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Replies:
     def errno_for(self, operation: str, subject: str, error: BaseException) -> int:
         """The errno of `error`, above zero, after it was logged if it is a trouble."""
         number = errno_of(error)
-        if isinstance(error, OSError) and number in _ORDINARY:
+        if isinstance(error, Cancelled) or (isinstance(error, OSError) and number in _ORDINARY):
             return number
         try:
             self._tell(operation, subject, error, number)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from artifactfs.artifact import Artifact
 from artifactfs.errors import ContentGone, Gone
 from artifactfs.spans import Span
-from artifactfs.tree import commands, xattrs
+from artifactfs.tree import xattrs
 from artifactfs.tree.inodes import Numbered, SameByNumber
 from artifactfs.tree.node import Attributes, Done, File, Handle, Kind, Ticket, read_only
 from artifactfs.tree.rooms import Content, Usage
@@ -87,7 +87,7 @@ class ArtifactFile(SameByNumber, File):
 
     def set_xattr(self, name: str, value: bytes) -> None:
         artifact = self._all.current(self._artifact)
-        commands.pin_or_refuse(self._all.store, artifact, name, value)
+        self._all.commands.pin_or_refuse(artifact, name, value)
 
     def open(self, flags: int) -> Handle:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:

@@ -23,8 +23,8 @@ from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
 from artifactfs.catalog.index import differences
 from artifactfs.clock import SYSTEM_CLOCK, Clock
-from artifactfs.tree import commands
 from artifactfs.tree.artifact_files import ArtifactFile, nanoseconds
+from artifactfs.tree.commands import Commands
 from artifactfs.tree.folders import Folder, Folders
 from artifactfs.tree.inodes import Inodes, Numbered, SameByNumber, fixed_ino
 from artifactfs.tree.listed import Listed, Number
@@ -53,12 +53,14 @@ class Artifacts:
         self,
         catalog: Catalog,
         store: Store,
+        given: Commands,
         *,
         inodes: Inodes | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.catalog = catalog
         self.store = store
+        self.commands = given
         self.inodes = inodes or Inodes()
         self._clock = clock
         self.folders = Folders(self._now_ns())
@@ -231,8 +233,7 @@ class ArtifactDirectory(SameByNumber, Directory):
         return Attributes(self.ino, Kind.DIRECTORY, 0o555, 0, 2, changed_ns, changed_ns)
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
-        commands.refresh_or_refuse(self._all.catalog, name)
+        self._all.commands.refresh_or_refuse(name, value)
 
 
 class NamesDirectory(ArtifactDirectory):

@@ -10,6 +10,9 @@ file with its attributes carries none out.
                                                              unmounted, "0": do after all
     user.artifactfs.pin       an artifact                    "1" keeps it in the cache, "0" does not
 
+All but ``leave`` are orders (``orders``): setxattr(2) returns when the order is recorded, and
+``status.json`` shows its end.
+
 Any other attribute is refused: with EROFS outside ``drop/``, as a read-only file system does, and
 with EOPNOTSUPP inside, which ``cp -a`` and ``rsync -X`` take as "cannot be kept here" and go on.
 """
@@ -21,8 +24,10 @@ import os
 
 from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
+from artifactfs.catalog.jobs import Jobs
 from artifactfs.errors import TimedOut
 from artifactfs.tree.node import read_only
+from artifactfs.tree.orders import Orders, word_of
 from artifactfs.tree.rooms import Store
 
 REFRESH = "user.artifactfs.refresh"
@@ -33,38 +38,55 @@ LEAVE = "user.artifactfs.leave"
 REFRESH_WAIT_S = 30.0
 
 
-def refresh(catalog: Catalog) -> None:
-    """Have the service asked, and wait for it. Raises what it failed with, or `TimedOut`."""
-    if catalog.refresh(REFRESH_WAIT_S):
-        return
-    failure = catalog.failure
-    if failure is not None:
-        raise failure
-    raise TimedOut(f"the service has not listed its artifacts within {REFRESH_WAIT_S:.0f} s")
+class Commands:
+    """What a mount can be told to do, each as an order. No method blocks; thread-safe."""
 
+    def __init__(self, catalog: Catalog, store: Store, jobs: Jobs | None = None) -> None:
+        self.orders = Orders()
+        self._catalog = catalog
+        self._store = store
+        self._jobs = jobs
 
-def refresh_or_refuse(catalog: Catalog, name: str) -> None:
-    """What a read-only directory can be told."""
-    if name != REFRESH:
-        read_only()
-    refresh(catalog)
+    def close(self) -> None:
+        """Begin no further order."""
+        self.orders.close()
 
+    def refresh(self, value: bytes) -> None:
+        """Have the service asked for its listings now."""
+        self.orders.give(value, self._refresh)
 
-def pin_or_refuse(store: Store, artifact: Artifact, name: str, value: bytes) -> None:
-    """What an artifact can be told."""
-    if name != PIN:
-        read_only()
-    if yes_or_no(name, value):
-        store.pin(artifact)
-    else:
-        store.unpin(artifact)
+    def refresh_or_refuse(self, name: str, value: bytes) -> None:
+        """What a read-only directory can be told."""
+        if name != REFRESH:
+            read_only()
+        self.refresh(value)
+
+    def pin_or_refuse(self, artifact: Artifact, name: str, value: bytes) -> None:
+        """What an artifact can be told."""
+        if name != PIN:
+            read_only()
+        act = self._store.pin if yes_or_no(name, value) else self._store.unpin
+        self.orders.give(value, lambda: act(artifact))
+
+    def _refresh(self) -> None:
+        """Wait for new listings. Raises what it failed with, or `TimedOut`."""
+        listed = self._catalog.refresh(REFRESH_WAIT_S)
+        failure = self._catalog.failure
+        if self._jobs is not None:
+            self._jobs.refresh(REFRESH_WAIT_S)
+        if listed:
+            return
+        if failure is not None:
+            raise failure
+        raise TimedOut(f"the service has not listed its artifacts within {REFRESH_WAIT_S:.0f} s")
 
 
 def yes_or_no(name: str, value: bytes) -> bool:
     """What "1" or "0" says. Raises `OSError` EINVAL for anything else."""
-    if value not in (b"0", b"1"):
+    word = word_of(value)
+    if word not in (b"0", b"1"):
         raise OSError(errno.EINVAL, f"{name} is 1 or 0")
-    return value == b"1"
+    return word == b"1"
 
 
 def not_kept(name: str) -> OSError:

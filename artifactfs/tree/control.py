@@ -1,6 +1,6 @@
 """``.artifactfs/``: what a mount says of itself, as files.
 
-    status.json    which service and mount this is, its listing, cache and uploads
+    status.json    which service and mount this is, its listing, cache, uploads and orders
     uploads.json   every entry of the outbox
     cache.json     what the cache holds and has done
     metrics.prom   the same as numbers for Prometheus (OpenMetrics 1.0)
@@ -22,11 +22,13 @@ from typing import Any
 from artifactfs import __version__
 from artifactfs.catalog import Catalog
 from artifactfs.clock import Clock
-from artifactfs.tree import commands, metrics
+from artifactfs.tree import metrics
 from artifactfs.tree.artifact_files import nanoseconds
+from artifactfs.tree.commands import Commands
 from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.names import joined
 from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node, read_only
+from artifactfs.tree.orders import Orders
 from artifactfs.tree.rooms import Outbox, Store
 from artifactfs.tree.uploads import UploadsText
 from artifactfs.tree.xattrs import as_text
@@ -40,13 +42,20 @@ class Control:
     """Makes the contents. Stateless but for the text of uploads: the rooms are asked each time."""
 
     def __init__(
-        self, catalog: Catalog, store: Store, outbox: Outbox, facts: Facts, clock: Clock
+        self,
+        catalog: Catalog,
+        store: Store,
+        outbox: Outbox,
+        facts: Facts,
+        clock: Clock,
+        orders: Orders,
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._outbox = outbox
         self._facts = facts
         self._clock = clock
+        self._orders = orders
         self._uploads_text = UploadsText(outbox)
 
     def status(self) -> bytes:
@@ -58,6 +67,7 @@ class Control:
                 "listing": self._listing(),
                 "cache": self._cache(),
                 "uploads": self._uploads(),
+                "orders": self._orders.document(),
             }
         )
 
@@ -116,13 +126,13 @@ class Control:
 class ControlDirectory(SameByNumber, Directory):
     """``.artifactfs/``."""
 
-    __slots__ = ("_catalog", "_clock", "_files", "_made_ns", "ino")
+    __slots__ = ("_clock", "_commands", "_files", "_made_ns", "ino")
 
     ino: int
 
-    def __init__(self, control: Control, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, control: Control, given: Commands, clock: Clock) -> None:
         self.ino = fixed_ino(CONTROL)
-        self._catalog = catalog
+        self._commands = given
         self._clock = clock
         self._made_ns = nanoseconds(clock.now())
         contents: Mapping[str, Callable[[], bytes]] = {
@@ -148,8 +158,7 @@ class ControlDirectory(SameByNumber, Directory):
         return 1
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
-        commands.refresh_or_refuse(self._catalog, name)
+        self._commands.refresh_or_refuse(name, value)
 
 
 class ControlFile(SameByNumber, File):

@@ -34,8 +34,9 @@ from artifactfs.catalog.jobs import Document, Jobs, Page
 from artifactfs.clock import Clock
 from artifactfs.errors import RemoteError, TimedOut
 from artifactfs.job import Job, Task
-from artifactfs.tree import commands, xattrs
+from artifactfs.tree import xattrs
 from artifactfs.tree.artifact_files import nanoseconds
+from artifactfs.tree.commands import Commands
 from artifactfs.tree.folders import names_of
 from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.listed import Listed
@@ -69,9 +70,10 @@ class JobRooms:
     `_lock` guards how often each document is open.
     """
 
-    def __init__(self, jobs: Jobs, catalog: Catalog, clock: Clock) -> None:
+    def __init__(self, jobs: Jobs, catalog: Catalog, given: Commands, clock: Clock) -> None:
         self.jobs = jobs
         self.catalog = catalog
+        self.commands = given
         self.made_ns = nanoseconds(clock.now())
         self._lock = threading.Lock()
         self._open: Counter[tuple[str, Document]] = Counter()
@@ -147,9 +149,7 @@ class StillDirectory(SameByNumber, Directory):
         return self._rooms.made_ns
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
-        commands.refresh_or_refuse(self._rooms.catalog, name)
-        self._rooms.jobs.refresh(commands.REFRESH_WAIT_S)
+        self._rooms.commands.refresh_or_refuse(name, value)
 
 
 class ListedDirectory(StillDirectory):

@@ -46,8 +46,9 @@ class Attributes:
     """What ``stat`` shows, but for the owner, who is whoever mounted.
 
     `mode` holds the permission bits only. Times are nanoseconds since the epoch. `blocks` counts
-    512 bytes each and says what lies on the local disk. `unit_bytes` is how much programs do best
-    to read or write at once (``st_blksize``, a power of two): ``cp`` goes by it, and Python's
+    512 bytes each and says what lies on the local disk, but at least 1 where a file is not empty:
+    ``tar -S`` takes 0 blocks for one hole, and never reads. `unit_bytes` is how much programs do
+    best to read or write at once (``st_blksize``, a power of two): ``cp`` goes by it, and Python's
     ``open`` makes its buffer as large.
     """
 
@@ -60,6 +61,10 @@ class Attributes:
     ctime_ns: int
     blocks: int = 0
     unit_bytes: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.blocks and self.size_bytes and self.kind is Kind.FILE:
+            object.__setattr__(self, "blocks", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,11 @@ class Node(ABC):
         return
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        """Carry out a command that is spelled as an attribute. May wait."""
+        """Take a command that is spelled as an attribute.
+
+        The kernel holds the lock of this file or directory meanwhile, so this must not wait for the
+        network: what may take long is recorded as an order, and carried out later.
+        """
         _ = value
         raise OSError(errno.EOPNOTSUPP, f"{name} cannot be set")
 
@@ -221,7 +230,7 @@ class Directory(Node):
         read_only()
 
     def sync(self) -> None:
-        """What fsync(2) on the directory waits for. May wait."""
+        """What fsync(2) on the directory waits for: the local disk, never the network."""
         return
 
 
@@ -314,11 +323,23 @@ class Handle(ABC):
         _ = caller_pid
 
     def flush(self, caller_pid: int) -> None:
-        """What close(2) waits for: make it durable. Comes once per closed descriptor. May wait."""
+        """What close(2) waits for: make it durable. Comes once per closed descriptor.
+
+        Waits for the local disk only.
+        """
         _ = caller_pid
 
+    @property
+    def settles(self) -> bool:
+        """Whether close(2) calls `settle` after `flush`. At once."""
+        return False
+
+    def settle(self) -> None:
+        """Wait for more than the local disk, as the settings say. May be given up. May wait."""
+        return
+
     def fsync(self) -> None:
-        """What fsync(2) waits for. May wait."""
+        """What fsync(2) waits for: the local disk, never the network."""
         return
 
     def release(self) -> None:

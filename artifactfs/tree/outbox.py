@@ -8,7 +8,8 @@ lies below it follows by itself. A node whose place means another entry by now, 
 removed or replaced, is *detached*: its open handles go on working, it has no name, and nothing is
 changed by its path any more.
 
-Attributes do not live in the kernel's memory (lifetime 0): states change by themselves. But pages
+Names and attributes do not live in the kernel's memory (lifetime 0): states change by themselves,
+and an entry leaves without that the kernel must be told. But pages
 do: all writes come through this kernel, so that its pages are right, and programs can map a file
 that they write (``numpy.memmap``), which direct I/O would refuse them.
 
@@ -23,9 +24,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-from artifactfs.catalog import Catalog
-from artifactfs.errors import NotUploaded, TimedOut
 from artifactfs.tree import commands, rooms, xattrs
+from artifactfs.tree.commands import Commands
 from artifactfs.tree.inodes import SameByNumber, drop_ino, fixed_ino
 from artifactfs.tree.names import joined, parted
 from artifactfs.tree.node import (
@@ -33,7 +33,6 @@ from artifactfs.tree.node import (
     Attributes,
     Directory,
     Entry,
-    EntryChanged,
     File,
     Handle,
     Kind,
@@ -50,10 +49,9 @@ _UNIT_BYTES = 1 << 20  # what the kernel hands over by one request at most
 class Drop:
     """All nodes of the outbox. `_lock` guards which are alive, and the open files of each."""
 
-    def __init__(self, outbox: rooms.Outbox, catalog: Catalog, *, sync_wait_s: float) -> None:
+    def __init__(self, outbox: rooms.Outbox, given: Commands) -> None:
         self.outbox = outbox
-        self.catalog = catalog
-        self.sync_wait_s = sync_wait_s
+        self.commands = given
         self._lock = threading.Lock()
         self._alive: WeakValueDictionary[int, DropNode] = WeakValueDictionary()
         self.root = DropDirectory(self, fixed_ino(DROP), None, "")
@@ -79,18 +77,6 @@ class Drop:
         if node.found() is None:
             node.place = before
 
-    def changed(self, path: str) -> EntryChanged | None:
-        """What the kernel is told when the name at `path` has gone from the outbox."""
-        if self.outbox.find(path) is not None:
-            return None
-        above, name = parted(path)
-        if not above:
-            return EntryChanged(self.root.ino, name)
-        folder = self.outbox.find(above)
-        if folder is None or rooms.is_file(folder):
-            return None
-        return EntryChanged(drop_ino(folder.id, is_folder=True), name)
-
     def opened(self, node: DropFile, file: rooms.OpenFile) -> DropHandle:
         """An open file of `node`, which knows it from now on."""
         handle = DropHandle(self, node, file)
@@ -102,25 +88,6 @@ class Drop:
         """The opposite of `opened`."""
         with self._lock:
             node.handles = tuple(one for one in node.handles if one is not handle)
-
-    def settle(self, path: str) -> None:
-        """Wait until nothing at or below `path` is pending.
-
-        Raises `NotUploaded` for what failed or was interrupted, `TimedOut` for what is on its way
-        still when `sync_wait_s` is over.
-        """
-        left = self.outbox.wait(path or None, self.sync_wait_s)
-        if not left:
-            return
-        ended = [one for one in left if str(one.state) in ("failed", "interrupted")]
-        first = (ended or list(left))[0]
-        more = f", and {len(left) - 1} more" if len(left) > 1 else ""
-        if ended:
-            raise NotUploaded(f"{first.path!r} is {first.state!s}: {first.error or ''}{more}")
-        raise TimedOut(
-            f"{first.path!r} is {first.state!s} after {self.sync_wait_s:.0f} s{more}",
-            remedy="it goes on; see `artifactfs status`",
-        )
 
 
 class DropNode(SameByNumber):
@@ -154,6 +121,13 @@ class DropNode(SameByNumber):
         if self.found() is None:
             raise _stale()
         return self.path
+
+    def retry(self, value: bytes) -> None:
+        """Order that what failed or was interrupted here is queued. Raises `OSError` ESTALE."""
+        self.path_for_change()
+        self._drop.commands.orders.give(
+            value, lambda: self._drop.outbox.retry(self.path_for_change() or None)
+        )
 
 
 class DropDirectory(DropNode, Directory):
@@ -222,14 +196,13 @@ class DropDirectory(DropNode, Directory):
             self._drop.outbox.change(path, mode=change.mode, mtime_ns=change.mtime_ns)
 
     def sync(self) -> None:
-        self._drop.settle(self.path_for_change())
+        self._drop.outbox.sync()
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
         if name == commands.REFRESH:
-            commands.refresh(self._drop.catalog)
+            self._drop.commands.refresh(value)
         elif name == commands.RETRY:
-            self._drop.outbox.retry(self.path_for_change() or None)
+            self.retry(value)
         else:
             raise commands.not_kept(name)
 
@@ -263,10 +236,9 @@ class DropFile(DropNode, File):
         return xattrs.of_entry(found) if found is not None and rooms.is_file(found) else {}
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        _ = value
         if name != commands.RETRY:
             raise commands.not_kept(name)
-        self._drop.outbox.retry(self.path_for_change())
+        self.retry(value)
 
     def change(self, change: AttributeChange) -> None:
         handles = self.handles
@@ -343,6 +315,13 @@ class DropHandle(Handle):
 
     def flush(self, caller_pid: int) -> None:
         self._file.flush(caller_pid)
+
+    @property
+    def settles(self) -> bool:
+        return self._file.settles
+
+    def settle(self) -> None:
+        self._file.settle()
 
     def fsync(self) -> None:
         self._file.fsync()

@@ -4,8 +4,9 @@ Everything that the root shows is always there. ``jobs/`` and ``projects/`` stan
 is given the room that knows of them.
 
 `ArtifactTree` listens to the catalog and passes on to its own listeners which names have changed
-their meaning, on the catalog's thread. What comes and goes in ``drop/`` the outbox tells to
-`ArtifactTree.drop_changed`.
+their meaning, on the catalog's thread. Names in ``drop/`` are never told: the kernel keeps none of
+them (their lifetime is 0), and to drop one it would need the lock of a directory in which a request
+may be under way.
 """
 
 from __future__ import annotations
@@ -37,7 +38,6 @@ from artifactfs.tree.projects import PROJECTS, ProjectsDirectory
 from artifactfs.tree.rooms import Outbox, Store
 
 ARTIFACTS = "artifacts"
-SYNC_WAIT_S = 300.0
 
 Listener = Callable[[EntryChanged], None]
 
@@ -45,24 +45,22 @@ Listener = Callable[[EntryChanged], None]
 class Root(SameByNumber, Directory):
     """What is mounted."""
 
-    __slots__ = ("_catalog", "_directories", "_jobs", "_made_ns", "_on_leave", "ino")
+    __slots__ = ("_commands", "_directories", "_made_ns", "_on_leave", "ino")
 
     ino: int
 
     def __init__(
         self,
         directories: Mapping[str, Directory],
-        catalog: Catalog,
+        given: commands.Commands,
         made_ns: int,
         on_leave: Callable[[bool], None],
-        jobs: Jobs | None,
     ) -> None:
         self.ino = ROOT_INO
         self._directories = directories
-        self._catalog = catalog
+        self._commands = given
         self._made_ns = made_ns
         self._on_leave = on_leave
-        self._jobs = jobs
 
     @property
     def lifetime_s(self) -> float:
@@ -86,9 +84,7 @@ class Root(SameByNumber, Directory):
         if name == commands.LEAVE:
             self._on_leave(commands.yes_or_no(name, value))
         else:
-            commands.refresh_or_refuse(self._catalog, name)
-            if self._jobs is not None:
-                self._jobs.refresh(commands.REFRESH_WAIT_S)
+            self._commands.refresh_or_refuse(name, value)
 
 
 class ArtifactTree:
@@ -109,13 +105,13 @@ class ArtifactTree:
         jobs: Jobs | None = None,
         on_leave: Callable[[bool], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
-        sync_wait_s: float = SYNC_WAIT_S,
     ) -> None:
         self._catalog = catalog
         self._store = store
-        self._artifacts = Artifacts(catalog, store, clock=clock)
-        self._drop = Drop(outbox, catalog, sync_wait_s=sync_wait_s)
-        self._control = control = Control(catalog, store, outbox, facts, clock)
+        self._commands = given = commands.Commands(catalog, store, jobs)
+        self._artifacts = Artifacts(catalog, store, given, clock=clock)
+        self._drop = Drop(outbox, given)
+        self._control = control = Control(catalog, store, outbox, facts, clock, given.orders)
         directories: dict[str, Directory] = {
             ARTIFACTS: self._artifacts.by_name,
             BY_ID: self._artifacts.by_id,
@@ -123,11 +119,11 @@ class ArtifactTree:
             DROP: self._drop.root,
         }
         if jobs is not None:
-            rooms = JobRooms(jobs, catalog, clock)
+            rooms = JobRooms(jobs, catalog, given, clock)
             directories[JOBS] = JobsDirectory(rooms)
             directories[PROJECTS] = ProjectsDirectory(rooms)
-        directories[CONTROL] = ControlDirectory(control, catalog, clock)
-        self._root = Root(directories, catalog, nanoseconds(clock.now()), on_leave, jobs)
+        directories[CONTROL] = ControlDirectory(control, given, clock)
+        self._root = Root(directories, given, nanoseconds(clock.now()), on_leave)
         self._updating = threading.Lock()
         self._listening = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
@@ -138,8 +134,9 @@ class ArtifactTree:
         self._take_in(self._catalog.snapshot, self._catalog.snapshot)
 
     def close(self) -> None:
-        """Take in no more; what was there stays."""
+        """Take in no more, and begin no further order; what was there stays."""
         self._catalog.unsubscribe(self._take_in)
+        self._commands.close()
 
     @property
     def root(self) -> Directory:
@@ -164,12 +161,6 @@ class ArtifactTree:
         """Stop calling `listener`."""
         with self._listening:
             self._listeners = tuple(one for one in self._listeners if one != listener)
-
-    def drop_changed(self, path: str) -> None:
-        """The outbox tells that something about the name at `path` has changed."""
-        changed = self._drop.changed(path)
-        if changed is not None:
-            self._tell([changed])
 
     def _take_in(self, _: Snapshot, new: Snapshot) -> None:
         with self._updating:

@@ -10,9 +10,12 @@ from dataclasses import replace
 
 import pytest
 
+from artifactfs import system
 from artifactfs.config import SpoolConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State
+from artifactfs.drop.journal import Journal
+from artifactfs.drop.spool import Slot
 from artifactfs.errors import SpoolFull
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until as eventually
@@ -366,8 +369,53 @@ def test_sync_makes_close_wait(bench: Bench) -> None:
     file = outbox.create("now", 0o644)
     file.write(0, b"now")
     file.flush(0)
+    assert bench.listed() == {}
+    assert file.settles
+    file.settle()
     assert bench.listed() == {"now": digest(b"now")}
     file.release()
+
+
+def test_fsync_is_durable_here_and_waits_for_no_upload(
+    bench: Bench, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = bench.outbox()
+    proxy.break_with(method="POST", path="/artifacts", delay_s=600, times=99)
+    write(outbox, "closed", b"x")
+    eventually(lambda: entry(outbox, "closed").state is State.UPLOADING)
+    reached: list[str] = []
+
+    def note(owner: type, name: str) -> None:
+        real = getattr(owner, name)
+
+        def noted(self: object) -> None:
+            reached.append(name)
+            real(self)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(Journal, "reach_disk")
+    note(Slot, "names_reach_disk")
+    data_sync = system.data_sync
+    monkeypatch.setattr(system, "data_sync", lambda fd: (reached.append("bytes"), data_sync(fd)))
+    began_s = time.monotonic()
+    closed = outbox.open("closed", os.O_RDONLY)
+    closed.fsync()
+    assert reached[0] == "bytes"
+    assert "reach_disk" in reached
+    reached.clear()
+    fresh = outbox.create("fresh", 0o644)
+    fresh.write(0, b"x")
+    fresh.fsync()
+    assert (reached[0], reached[1], reached[2]) == ("bytes", "names_reach_disk", "reach_disk")
+    reached.clear()
+    outbox.make_folder("made", 0o755)
+    outbox.sync()
+    assert reached[:2] == ["names_reach_disk", "reach_disk"]
+    assert time.monotonic() - began_s < 30
+    assert entry(outbox, "closed").state is State.UPLOADING
+    closed.release()
+    fresh.release()
 
 
 def test_closing_is_quick_while_the_service_hangs(bench: Bench, proxy: FaultProxy) -> None:

@@ -328,6 +328,14 @@ class FaultyHandle(Handle):
         self.plan.strike("flush", self.name, caller_pid)
         self.inner.flush(caller_pid)
 
+    @property
+    def settles(self) -> bool:
+        return self.inner.settles
+
+    def settle(self) -> None:
+        self.plan.strike("settle", self.name)
+        self.inner.settle()
+
     def fsync(self) -> None:
         self.plan.strike("fsync", self.name)
         self.inner.fsync()

@@ -70,7 +70,7 @@ class MemoryNode(Node):
             nlink=self.nlink,
             mtime_ns=self.mtime_ns,
             ctime_ns=self.ctime_ns,
-            blocks=(size_bytes + 511) // 512,
+            blocks=0,  # nothing of it is cached
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.kernel.native.patience import Wish
 from artifactfs.kernel.operations import NameMovedOn, Operations, Owner
 from artifactfs.kernel.replies import Replies
 from tests.kernel.memory_tree import MemoryTree
@@ -25,10 +26,12 @@ def tree(tmp_path: Path) -> Iterator[MemoryTree]:
 
 
 @pytest.fixture
-def operations(tree: MemoryTree) -> Operations:
-    return Operations(
-        tree, Owner(0, 0), Replies(), interrupted=lambda: False, caller_pid=lambda: 4711
+def operations(tree: MemoryTree) -> Iterator[Operations]:
+    operations = Operations(
+        tree, Owner(0, 0), Replies(), wish=lambda: Wish.GO_ON, caller_pid=lambda: 4711
     )
+    yield operations
+    operations.close(10.0)
 
 
 def test_a_name_that_moved_on_between_look_up_and_open_is_looked_up_again(

@@ -91,9 +91,7 @@ def test_tar(mounted: UserMount, service: ServiceClient, source: Path, tmp_path:
     arrived(mounted, service, contents(source, "packed/"))
 
 
-def test_dd_with_fsync_waits_for_the_service(
-    mounted: UserMount, service: ServiceClient, source: Path
-) -> None:
+def test_dd_with_fsync(mounted: UserMount, service: ServiceClient, source: Path) -> None:
     run(
         "dd", f"if={source / 'one.bin'}", f"of={mounted.path / 'drop' / 'dd.bin'}", "bs=7000",
         "conv=fsync",

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import os
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -29,12 +35,32 @@ class World:
     told: list[EntryChanged] = field(default_factory=list)
     calls: int = 0
     failure: Exception | None = None
+    may_list: threading.Event = field(default_factory=threading.Event)
+    _order_ids: Iterator[int] = field(default_factory=itertools.count)
 
     def list(self, *artifacts: Artifact) -> None:
         """Have the service list these from now on, and the catalog know it."""
         self.listing[:] = artifacts
         self.clock.advance(1)
         assert self.catalog.refresh(10)
+
+    def order(self, node: Node, name: str, value: str = "1") -> str | None:
+        """Give an order and wait for its end, which status.json shows: why it failed, or None."""
+        order_id = f"order-{next(self._order_ids)}"
+        node.set_xattr(f"user.artifactfs.{name}", f"{value} {order_id}".encode())
+        deadline_s = time.monotonic() + 10
+        while order_id not in (orders := self.orders())["ended"]:
+            assert order_id in orders["pending"]
+            assert time.monotonic() < deadline_s, orders
+            time.sleep(0.005)
+        failure: str | None = orders["ended"][order_id]
+        return failure
+
+    def orders(self) -> dict[str, Any]:
+        """What status.json says of orders."""
+        status = self.file(".artifactfs/status.json").open(os.O_RDONLY).read(0, 1 << 20)
+        orders: dict[str, Any] = json.loads(status)["orders"]
+        return orders
 
     def node(self, path: str) -> Node | None:
         """What stands at `path`, by what is known."""
@@ -67,6 +93,7 @@ def world() -> Iterator[World]:
 
     def listed() -> list[Artifact]:
         made.calls += 1
+        assert made.may_list.wait(20)
         if made.failure is not None:
             raise made.failure
         return list(listing)
@@ -79,14 +106,14 @@ def world() -> Iterator[World]:
         "token": "a file",
         "binding": {"name": "native", "open_files": 3, "passthrough": True},
     }
-    tree = ArtifactTree(
-        catalog, store, outbox, facts=lambda: dict(facts), clock=clock, sync_wait_s=5.0
-    )
+    tree = ArtifactTree(catalog, store, outbox, facts=lambda: dict(facts), clock=clock)
     made = World(catalog, store, outbox, tree, clock, listing)
+    made.may_list.set()
     tree.subscribe(made.told.append)
     tree.start()
     catalog.start()
     assert catalog.freshen(10)
     yield made
+    made.may_list.set()
     tree.close()
     catalog.close()

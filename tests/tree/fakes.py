@@ -250,9 +250,8 @@ class FakeOutbox:
         self.calls.append(("change", path, changes))
         self.set(path, **{name: one for name, one in changes.items() if one is not None})
 
-    def wait(self, path: str | None = None, timeout_s: float | None = None) -> list[DropEntry]:
-        self.calls.append(("wait", path, timeout_s))
-        return self.left
+    def sync(self) -> None:
+        self.calls.append(("sync",))
 
     def retry(self, path: str | None = None) -> int:
         self.calls.append(("retry", path))

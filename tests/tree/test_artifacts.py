@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from artifactfs.artifact import Artifact
 from artifactfs.errors import ContentGone, Gone, Unreachable, errno_of
 from artifactfs.spans import Span
 from artifactfs.tree.artifacts import Artifacts
+from artifactfs.tree.commands import Commands
 from artifactfs.tree.inodes import Inodes
 from artifactfs.tree.listed import numbered
 from artifactfs.tree.node import AttributeChange, Directory, File, Kind, Node
@@ -53,7 +56,7 @@ def test_one_artifact_has_three_names_and_one_number(world: World) -> None:
         assert shown.kind is Kind.FILE
         assert (shown.mode, shown.size_bytes, shown.nlink) == (0o444, 1000, 3)
         assert shown.mtime_ns == int(START.timestamp()) * 10**9
-        assert shown.blocks == 0
+        assert shown.blocks == 1  # nothing is cached, but it is not one hole
 
 
 def test_the_count_of_links_is_the_count_of_names(world: World) -> None:
@@ -83,7 +86,7 @@ def test_a_node_that_is_kept_shows_what_is_known_now(world: World) -> None:
 def test_blocks_are_what_is_cached_and_lifetimes_follow(world: World) -> None:
     world.list(artifact("x", size_bytes=1025))
     node = world.file("artifacts/x")
-    assert node.attributes().blocks == 0
+    assert node.attributes().blocks == 1  # none is cached, but it is not one hole
     assert 0 < node.lifetime_s <= 1
     world.store.usages["x"] = Usage(513, 1025)
     assert node.attributes().blocks == 2
@@ -246,9 +249,9 @@ def test_strange_values_never_break_the_xattrs(world: World) -> None:
 def test_pinning_is_setting_an_attribute(world: World) -> None:
     world.list(artifact("x"))
     node = world.file("artifacts/x")
-    node.set_xattr("user.artifactfs.pin", b"1")
+    assert world.order(node, "pin") is None
     assert world.store.pinned == {"x"}
-    node.set_xattr("user.artifactfs.pin", b"0")
+    assert world.order(node, "pin", "0") is None
     assert world.store.pinned == set()
     with pytest.raises(OSError) as caught:
         node.set_xattr("user.artifactfs.pin", b"yes")
@@ -260,7 +263,7 @@ def test_any_directory_takes_the_command_to_refresh(world: World, path: str) -> 
     world.list(artifact("d/x"))
     world.listing.append(artifact("d/new"))
     directory = world.directory(path) if path else world.tree.root
-    directory.set_xattr("user.artifactfs.refresh", b"1")
+    assert world.order(directory, "refresh") is None
     assert world.node("artifacts/d/new") is not None
 
 
@@ -290,8 +293,44 @@ def test_nothing_else_can_be_changed(world: World, path: str) -> None:
 
 def test_a_refresh_that_fails_says_why(world: World) -> None:
     world.failure = Unreachable("nobody answers")
-    with pytest.raises(Unreachable, match="nobody answers"):
-        world.directory("artifacts").set_xattr("user.artifactfs.refresh", b"1")
+    failure = world.order(world.directory("artifacts"), "refresh")
+    assert failure is not None
+    assert "nobody answers" in failure
+
+
+@pytest.mark.parametrize("value", [b"1 ", b"1 two words", b"1 \xff", b"1 " + b"x" * 65])
+def test_what_is_no_id_of_an_order_is_refused(world: World, value: bytes) -> None:
+    with pytest.raises(OSError) as caught:
+        world.tree.root.set_xattr("user.artifactfs.refresh", value)
+    assert caught.value.errno == errno.EINVAL
+    assert world.orders() == {"pending": [], "ended": {}}
+
+
+@pytest.mark.parametrize("path", ["", "artifacts", "by-id", "by-sha256", "drop", ".artifactfs"])
+def test_an_order_returns_while_the_service_does_not_answer(world: World, path: str) -> None:
+    """The kernel holds the directory's lock while it is given."""
+    world.may_list.clear()
+    directory = world.directory(path) if path else world.tree.root
+    directory.set_xattr("user.artifactfs.refresh", b"1 mine")
+    assert world.orders() == {"pending": ["mine"], "ended": {}}
+
+
+def test_pinning_returns_while_the_content_cannot_be_opened(world: World) -> None:
+    world.list(artifact("x"))
+    may_pin = threading.Event()
+
+    def pin(_: Artifact) -> None:
+        assert may_pin.wait(20)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    world.store.pin = pin  # type: ignore[method-assign]
+    node = world.file("artifacts/x")
+    node.set_xattr("user.artifactfs.pin", b"1 mine")
+    assert world.orders()["pending"] == ["mine"]
+    may_pin.set()
+    failure = world.order(node, "pin")
+    assert failure is not None
+    assert os.strerror(errno.ENOSPC) in failure
 
 
 def test_a_name_that_is_not_known_is_asked_for(world: World) -> None:
@@ -392,7 +431,8 @@ def test_strange_names_do_not_leave_their_directory(world: World) -> None:
 
 def test_contents_whose_numbers_collide_stay_apart(world: World) -> None:
     store = FakeStore()
-    all_ = Artifacts(world.catalog, store, inodes=Inodes(lambda key, seed: seed + 5))
+    commands = Commands(world.catalog, store)
+    all_ = Artifacts(world.catalog, store, commands, inodes=Inodes(lambda key, seed: seed + 5))
     world.list(artifact("x", size_bytes=1), artifact("y", size_bytes=2), artifact("z/z"))
     all_.update(world.catalog.snapshot)
     nodes = list(files_below(all_.by_name).values())
@@ -428,7 +468,7 @@ def test_names_that_come_change_or_go_are_told(world: World) -> None:
 
 
 def test_the_first_listing_is_not_told(world: World) -> None:
-    all_ = Artifacts(world.catalog, world.store)
+    all_ = Artifacts(world.catalog, world.store, Commands(world.catalog, world.store))
     world.list(artifact("d/x", sha256=A))
     assert all_.update(world.catalog.snapshot) == []
     assert len(files_below(all_.by_name)) == 1

@@ -8,11 +8,10 @@ import os
 
 import pytest
 
-from artifactfs.errors import NotUploaded, TimedOut, errno_of
-from artifactfs.tree.node import AttributeChange, Directory, EntryChanged, File, Kind
+from artifactfs.tree.node import AttributeChange, Directory, File, Kind
 
 from .conftest import World
-from .fakes import DropEntry, fail
+from .fakes import fail
 
 
 def made(directory: Directory, name: str, data: bytes = b"") -> File:
@@ -215,9 +214,8 @@ def test_xattrs_say_how_far_an_upload_is(world: World, drop: Directory) -> None:
 
 def test_retrying_is_setting_an_attribute(world: World, drop: Directory) -> None:
     folder = drop.make_directory("sub", 0o755)
-    made(folder, "x").set_xattr("user.artifactfs.retry", b"1")
-    folder.set_xattr("user.artifactfs.retry", b"1")
-    drop.set_xattr("user.artifactfs.retry", b"1")
+    for node in (made(folder, "x"), folder, drop):
+        assert world.order(node, "retry") is None
     assert world.outbox.calls == [("retry", "sub/x"), ("retry", "sub"), ("retry", None)]
 
 
@@ -233,40 +231,31 @@ def test_other_attributes_cannot_be_kept_and_are_refused_as_copying_programs_exp
 
 def test_drop_takes_the_command_to_refresh(world: World, drop: Directory) -> None:
     calls = world.calls
-    drop.set_xattr("user.artifactfs.refresh", b"1")
+    assert world.order(drop, "refresh") is None
     assert world.calls == calls + 1
 
 
-def test_syncing_waits_for_uploads_and_tells_what_is_left(world: World, drop: Directory) -> None:
+def test_syncing_a_directory_reaches_the_disk_and_waits_for_no_upload(
+    world: World, drop: Directory
+) -> None:
+    folder = drop.make_directory("sub", 0o755)
+    made(folder, "slow")
+    world.outbox.set("sub/slow", state="uploading")
+    made(drop, "bad")
+    world.outbox.set("bad", state="interrupted")
     drop.sync()
-    folder = drop.make_directory("sub", 0o755)
     folder.sync()
-    assert world.outbox.calls == [("wait", None, 5.0), ("wait", "sub", 5.0)]
-    world.outbox.left = [
-        DropEntry(8, "slow", "uploading"),
-        DropEntry(9, "bad", "failed", error="the service refused it"),
-    ]
-    with pytest.raises(NotUploaded, match=r"'bad' is failed: the service refused it, and 1 more"):
-        drop.sync()
-    world.outbox.left = [DropEntry(8, "slow", "uploading")]
-    with pytest.raises(TimedOut, match="'slow' is uploading after 5 s") as caught:
-        drop.sync()
-    assert errno_of(caught.value) == errno.ETIMEDOUT
+    assert world.outbox.calls == [("sync",), ("sync",)]
 
 
-def test_what_left_the_outbox_is_told(world: World, drop: Directory) -> None:
+def test_what_comes_and_goes_in_drop_is_not_told(world: World, drop: Directory) -> None:
+    """The kernel keeps no name in there."""
     folder = drop.make_directory("sub", 0o755)
-    made(folder, "x")
-    made(drop, "y")
-    world.tree.drop_changed("sub/x")
-    assert world.told == []
+    file = made(folder, "x")
     folder.unlink("x")
-    drop.unlink("y")
-    world.tree.drop_changed("sub/x")
-    world.tree.drop_changed("y")
     drop.remove_directory("sub")
-    world.tree.drop_changed("sub/x")
-    assert world.told == [EntryChanged(folder.ino, "x"), EntryChanged(drop.ino, "y")]
+    assert world.told == []
+    assert (drop.lifetime_s, folder.lifetime_s, file.lifetime_s) == (0.0, 0.0, 0.0)
 
 
 def test_names_that_are_no_utf8_stay_as_they_are(world: World, drop: Directory) -> None:

@@ -14,10 +14,10 @@ who may be a process that is dying of a signal, is not let go before the tree ha
 look at him. When a deadline ends such work none the less (else the kernel aborts the whole
 connection), its late result is taken back.
 
-Not every signal means that the caller wants to stop: a profiler's timer, a child that exits or a
-resized terminal interrupt a wait in FUSE too, and programs rarely expect EINTR from ``open`` of a
-file. `patience` decides; a call that may go on is looked at again every `LOOK_AGAIN_S`, because the
-kernel sends INTERRUPT only once per request.
+Not every signal means that the caller wants to stop: Ctrl-Z, a profiler's timer, a child that exits
+or a resized terminal interrupt a wait in FUSE too, and programs rarely expect EINTR from ``open``
+of a file. `patience` decides; a call that may go on is looked at again every `LOOK_AGAIN_S`,
+because the kernel sends INTERRUPT only once per request.
 
 And for most reads it sends none. They are made for the page cache in the background; whoever waits
 for the page is freed by a fatal signal only, so a program that handles Ctrl-C (any Python) would
@@ -38,12 +38,13 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.device import Device
-from artifactfs.kernel.native.patience import Wish, wish_of
+from artifactfs.kernel.native.patience import UNSEEN_S, Wish, wish_of
 from artifactfs.kernel.replies import Replies
 
 _log = logging.getLogger(__name__)
 
-# While one of these is not answered, the kernel keeps the directory that it is about locked.
+# While one of these is not answered, the kernel keeps the directory that it is about locked; the
+# last four only if they are about the directory itself.
 _LOCKING: Final = frozenset(
     {
         wire.Opcode.LOOKUP,
@@ -54,7 +55,14 @@ _LOCKING: Final = frozenset(
         wire.Opcode.RMDIR,
         wire.Opcode.RENAME,
         wire.Opcode.RENAME2,
+        wire.Opcode.SYMLINK,
+        wire.Opcode.LINK,
+        wire.Opcode.READDIR,
+        wire.Opcode.READDIRPLUS,
         wire.Opcode.SETATTR,
+        wire.Opcode.FSYNCDIR,
+        wire.Opcode.SETXATTR,
+        wire.Opcode.REMOVEXATTR,
     }
 )
 
@@ -166,7 +174,7 @@ class Calls:
         self.deadline_s = deadline_s
         self._lock = threading.Lock()
         self._waiting: dict[int, Call] = {}
-        self._interrupted: set[int] = set()
+        self._interrupted: dict[int, float] = {}  # when
         self._attention = threading.Event()
         self._asleep = False
         self._closed = False
@@ -192,6 +200,16 @@ class Calls:
         if asleep:
             self._attention.set()
 
+    def defer_again(self, call: Call, manners: Manners) -> None:
+        """Have `call`, which is deferred, wait for its next step, which has other `manners`.
+
+        An INTERRUPT that came meanwhile is not lost. Nothing happens if it was given up.
+        """
+        with self._lock:
+            call.begun_s = None
+            call.manners = manners
+        self._attention.set()
+
     def begin(self, call: Call) -> bool:
         """Say that work on it starts now. False: it was given up meanwhile, do nothing."""
         with self._lock:
@@ -206,7 +224,7 @@ class Calls:
             if self._waiting.get(call.unique) is not call:
                 return False
             del self._waiting[call.unique]
-            self._interrupted.discard(call.unique)
+            self._interrupted.pop(call.unique, None)
             return True
 
     def interrupt(self, unique: int) -> None:
@@ -215,12 +233,11 @@ class Calls:
             call = self._waiting.get(unique)
         if call is None:
             return  # answered in the meantime
-        stops = wish_of(call.pid) is not Wish.GO_ON
-        if stops and self._end(call, errno.EINTR, force=False):
+        if wish_of(call.pid) is Wish.STOP and self._end(call, errno.EINTR, force=False):
             return
         with self._lock:
             if self._waiting.get(unique) is call:
-                self._interrupted.add(unique)
+                self._interrupted.setdefault(unique, time.monotonic())
         self._attention.set()
 
     def watch(self) -> None:
@@ -249,7 +266,11 @@ class Calls:
         now_s = time.monotonic()
         with self._lock:
             waiting = list(self._waiting.values())
-            interrupted = [call for call in waiting if call.unique in self._interrupted]
+            interrupted = [
+                (call, self._interrupted[call.unique])
+                for call in waiting
+                if call.unique in self._interrupted
+            ]
         slow_reads = [
             call
             for call in waiting
@@ -260,8 +281,10 @@ class Calls:
             for call in waiting
             if self.deadline_s is not None and now_s - call.since_s > self.deadline_s
         ]
-        for call in interrupted:
-            if wish_of(call.pid) is not Wish.GO_ON:
+        for call, interrupted_s in interrupted:
+            wish = wish_of(call.pid)
+            unseen = wish is Wish.UNKNOWN and now_s - interrupted_s >= UNSEEN_S
+            if wish is Wish.STOP or unseen:
                 self._end(call, errno.EINTR, force=False)
         for call in slow_reads:
             if wish_of(call.pid) is Wish.STOP:
@@ -302,7 +325,7 @@ class Calls:
             if not force and not call.manners.allow(call.begun_s):
                 return False
             del self._waiting[call.unique]
-            self._interrupted.discard(call.unique)
+            self._interrupted.pop(call.unique, None)
             abandon = call.abandon
         try:
             if abandon is not None:

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import Call
+from artifactfs.kernel.native.calls import CHANGES, Call
 from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.handles import OpenDirectory
 from artifactfs.kernel.native.stat import bare_entry_plus, dirent
@@ -161,7 +161,7 @@ class DirectoryOperations:
             directory.sync()
             return b""
 
-        self._mount.later(self._mount.pools.settle, call, act)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
 
     def _opened(self, directory: Directory) -> tuple[OpenDirectory, bytes]:
         flags = 0

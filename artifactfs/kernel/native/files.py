@@ -15,7 +15,9 @@ reading thread (`crew`), a large one by the spool's pool while the reading threa
 another buffer.
 
 **FLUSH** is what ``close`` waits for. Files that were opened only for reading have nothing to make
-durable, so it is answered at once, or not even asked for (NOFLUSH).
+durable, so it is answered at once, or not even asked for (NOFLUSH). Making a file durable is local
+work and is always done; waiting for its upload (`Handle.settle`), where the settings say so, has
+threads of its own, and a caller who is killed is freed from it, also while it has not begun.
 
 **COPY_FILE_RANGE** is what ``cp`` makes of copying inside the mount. From a file that lies whole on
 the local disk, a cached artifact or one in ``drop/`` that nobody writes, the kernel copies into the
@@ -217,11 +219,31 @@ class FileOperations:
             call.answer()
             return
 
-        def act() -> bytes:
-            opened.handle.flush(call.pid)
+        mount = self._mount
+
+        def settle() -> bytes:
+            opened.handle.settle()
             return b""
 
-        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act, SETTLES)
+        def flush() -> None:
+            try:
+                if not mount.calls.begin(call):
+                    return
+                opened.handle.flush(call.pid)
+                if opened.handle.settles:
+                    hold_and_do_later(mount, mount.pools.settle, call, opened, settle, again=True)
+                elif mount.calls.claim(call):
+                    call.answer()
+            except BaseException as error:  # noqa: BLE001 - becomes an errno, whatever it is
+                if mount.calls.claim(call):
+                    call.fail(error)
+            finally:
+                self._handles.let_go(opened)
+
+        self._handles.hold(opened)
+        mount.calls.defer(call, SETTLES)
+        if not mount.pools.flush.submit(flush):
+            flush()
 
     def fsync(self, call: Call, body: memoryview) -> None:
         fh, *_ = wire.FSYNC_IN.unpack_from(body)
@@ -231,7 +253,7 @@ class FileOperations:
             opened.handle.fsync()
             return b""
 
-        hold_and_do_later(self._mount, self._mount.pools.settle, call, opened, act)
+        hold_and_do_later(self._mount, self._mount.pools.spool, call, opened, act, CHANGES)
 
     def allocate(self, call: Call, body: memoryview) -> None:
         fh, offset, size, mode, _ = wire.FALLOCATE_IN.unpack_from(body)
@@ -374,6 +396,7 @@ def hold_and_do_later(
     manners: Manners = WAITS,
     *,
     brief: bool = False,
+    again: bool = False,
 ) -> None:
     """`Mount.later`, with the file kept open until it is done."""
 
@@ -381,7 +404,7 @@ def hold_and_do_later(
         mount.handles.let_go(opened)
 
     mount.handles.hold(opened)
-    mount.later(pool, call, act, manners=manners, after=after, brief=brief)
+    mount.later(pool, call, act, manners=manners, after=after, brief=brief, again=again)
 
 
 def _whole(opened: OpenFile, start: int, size: int, data: bytes) -> bytes:

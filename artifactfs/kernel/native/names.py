@@ -1,7 +1,9 @@
 """Operations on names and attributes: from LOOKUP to RENAME2, xattrs, STATFS.
 
 What the tree knows is answered on the reading thread. Only a look-up of a name that it does not
-know, but may learn about, and whatever changes something go to a pool.
+know, but may learn about, and whatever changes something go to a pool. What changes something holds
+a lock in the kernel until it is answered, so it never goes to a pool whose threads may all be
+waiting for the network.
 
 Extended attributes outside ``user.`` do not exist here, and the answer is EOPNOTSUPP instead of
 ENODATA: ``ls -l`` asks every file for ``system.posix_acl_access`` and ``security.capability``, but
@@ -256,7 +258,7 @@ class NameOperations:
             node.set_xattr(name, value)
             return b""
 
-        self._mount.later(self._mount.pools.fetch, call, act)
+        self._mount.later(self._mount.pools.spool, call, act, manners=CHANGES)
 
     def remove_xattr(self, call: Call, body: memoryview) -> None:
         raw, _ = wire.split_name(body, 0)
@@ -278,7 +280,7 @@ class NameOperations:
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
             file, handle = directory.create(name, flags, mode_bits.S_IMODE(mode))
             try:
-                handle.flush(call.pid)
+                handle.fsync()  # not `flush`, which may wait for the upload
             finally:
                 handle.release()
             made.append(file)

@@ -12,6 +12,8 @@ before somebody aborts the connection (``kernel.undead``). Therefore:
 * notifications have a thread of their own, never one that answers requests;
 * none is sent for a directory while a call that keeps it locked is not answered (the kernel would
   also hold up every later look-up there behind us): it is put off until that is over;
+* none is sent for ``drop/``: its names have no lifetime, and a write, fsync or truncation there
+  holds the file's lock, for which an unlink waits with the directory's (`ArtifactTree`);
 * the thread stops before the unmount begins;
 * **no inode is ever invalidated**: that waits for reads under way, and has left other file systems
   with processes that cannot be killed. Contents never change, so there is no need to.

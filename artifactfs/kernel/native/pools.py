@@ -1,11 +1,12 @@
 """Threads for what may wait.
 
-Three pools keep what waits for different things apart, so that none can starve another:
+Four pools keep what waits for different things apart, so that none can starve another:
 
 * **fetch**: waits for the network (look-ups of unknown names, listings, opens of artifacts);
-* **spool**: drop's work on the local disk, and releases;
-* **settle**: ``close`` and ``fsync``, which are disk work mostly, but wait for the service where
-  the settings say so.
+* **spool**: whatever the kernel holds a lock for until it is answered: changes, ``fsync`` and
+  attributes that are set. Local work only, never the network; and releases;
+* **flush**: ``close``, which waits for syncs of the local disk;
+* **settle**: ``close`` waiting for the service, where the settings say so.
 
 `concurrent.futures` is not used because its threads are joined at interpreter exit: one that hangs
 in a dead network file system would keep the whole driver alive. These are daemon threads, made
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 Job = Callable[[], None]
 FETCH_THREADS: Final = 64
 SPOOL_THREADS: Final = 16
+FLUSH_THREADS: Final = 64
 SETTLE_THREADS: Final = 64
 
 
@@ -99,17 +101,18 @@ class Pool:
 
 
 class Pools:
-    """The three pools of one mount."""
+    """The pools of one mount."""
 
     def __init__(self) -> None:
         self.fetch = Pool("fuse-fetch", FETCH_THREADS)
         self.spool = Pool("fuse-spool", SPOOL_THREADS)
+        self.flush = Pool("fuse-flush", FLUSH_THREADS)
         self.settle = Pool("fuse-settle", SETTLE_THREADS)
 
     def close(self, timeout_s: float) -> bool:
         """Close all of them within `timeout_s`. False: some thread hangs."""
         deadline_s = time.monotonic() + timeout_s
         ended = True
-        for pool in (self.fetch, self.spool, self.settle):
+        for pool in (self.fetch, self.spool, self.flush, self.settle):
             ended &= pool.close(max(0.0, deadline_s - time.monotonic()))
         return ended

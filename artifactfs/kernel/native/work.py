@@ -53,13 +53,15 @@ class Mount:
         undo: Callable[[], None] = _nothing,
         after: Callable[[], None] = _nothing,
         brief: bool = False,
+        again: bool = False,
     ) -> None:
         """Have `act` carried out by `pool`; what it returns is the answer.
 
         What is nearly always over at once is `brief`: the reading thread may do it itself (`crew`).
 
         `undo` takes back what `act` did if nobody receives its answer any more. `after` is called
-        in the end in any case, also if `act` was not begun because the call was given up.
+        in the end in any case, also if `act` was not begun because the call was given up. `again`:
+        the call was deferred already, and this is its next step.
         """
 
         def work() -> None:
@@ -70,7 +72,10 @@ class Mount:
                 after()
 
         calls = self.calls
-        calls.defer(call, manners)
+        if again:
+            calls.defer_again(call, manners)
+        else:
+            calls.defer(call, manners)
         if brief and self.crew.take(call.opcode, work):
             return
         if not pool.submit(work):

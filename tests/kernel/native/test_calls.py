@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Calls, Manners
+from artifactfs.kernel.native.patience import UNSEEN_S, Wish
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.replies import Replies
 from tests.kernel.native.fake_kernel import Answer, FakeKernel
@@ -23,6 +25,12 @@ def kernel() -> Iterator[FakeKernel]:
     yield kernel
     kernel.hang_up()
     kernel.device.close(unused=True)
+
+
+@pytest.fixture
+def dying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every caller has a signal pending that ends it."""
+    monkeypatch.setattr("artifactfs.kernel.native.calls.wish_of", lambda _: Wish.STOP)
 
 
 def deferred(calls: Calls, manners: Manners = WAITS, *, unique: int = 2, pid: int = 0) -> Call:
@@ -44,7 +52,7 @@ def test_only_one_claims_it(kernel: FakeKernel) -> None:
     assert calls.waiting() == 0
 
 
-def test_an_interrupt_answers_after_it_gave_up_the_work(kernel: FakeKernel) -> None:
+def test_an_interrupt_answers_after_it_gave_up_the_work(kernel: FakeKernel, dying: None) -> None:
     calls = Calls(kernel.device, Replies())
     given_up: list[int] = []
     call = Call(calls, Opcode.READ, 2, 5, INVISIBLE_PID)
@@ -57,7 +65,7 @@ def test_an_interrupt_answers_after_it_gave_up_the_work(kernel: FakeKernel) -> N
 
 
 def test_a_ticket_that_fails_to_cancel_does_not_keep_the_answer_back(
-    kernel: FakeKernel, caplog: pytest.LogCaptureFixture
+    kernel: FakeKernel, dying: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls = Calls(kernel.device, Replies())
     call = Call(calls, Opcode.READ, 2, 5, INVISIBLE_PID)
@@ -83,7 +91,7 @@ def test_a_ticket_that_fails_to_cancel_does_not_keep_the_answer_back(
     ],
 )
 def test_manners_say_what_an_interrupt_ends(
-    kernel: FakeKernel, manners: Manners, begun: bool, ends: bool
+    kernel: FakeKernel, dying: None, manners: Manners, begun: bool, ends: bool
 ) -> None:
     calls = Calls(kernel.device, Replies())
     call = deferred(calls, manners)
@@ -91,6 +99,21 @@ def test_manners_say_what_an_interrupt_ends(
         assert calls.begin(call)
     calls.interrupt(2)
     assert calls.claim(call) is not ends
+
+
+def test_an_interrupted_caller_that_cannot_be_seen_is_given_a_moment(kernel: FakeKernel) -> None:
+    calls = Calls(kernel.device, Replies())
+    watch = threading.Thread(target=calls.watch)
+    watch.start()
+    try:
+        began_s = time.monotonic()
+        deferred(calls)
+        calls.interrupt(2)
+        assert kernel.answer() == Answer(2, errno.EINTR, b"")
+        assert time.monotonic() - began_s >= UNSEEN_S
+    finally:
+        calls.close()
+        watch.join()
 
 
 def test_a_flush_that_takes_long_lets_its_caller_go_in_the_end(kernel: FakeKernel) -> None:

@@ -35,14 +35,21 @@ def process(
     return directory
 
 
-@pytest.mark.parametrize("number", [signal.SIGPROF, signal.SIGALRM, signal.SIGCHLD, signal.SIGURG])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGPROF, signal.SIGALRM, signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH,
+        signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGTSTP, signal.SIGCONT,
+        signal.SIGRTMIN,
+    ],
+)  # fmt: skip
 def test_a_handled_signal_that_says_nothing_of_stopping_is_let_pass(
     tmp_path: Path, number: int
 ) -> None:
     assert wish_of(PID, process(tmp_path, pending=(number,), handled=(number,))) is Wish.GO_ON
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_wish_to_stop_is_heard_handled_or_not(tmp_path: Path, number: int) -> None:
     assert wish_of(PID, process(tmp_path, shared=(number,), handled=(number,))) is Wish.STOP
 
@@ -50,6 +57,17 @@ def test_a_wish_to_stop_is_heard_handled_or_not(tmp_path: Path, number: int) -> 
 @pytest.mark.parametrize("number", [signal.SIGPROF, signal.SIGALRM, signal.SIGKILL])
 def test_an_unhandled_signal_ends_the_process_and_so_the_wait(tmp_path: Path, number: int) -> None:
     assert wish_of(PID, process(tmp_path, pending=(number,))) is Wish.STOP
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT,
+        signal.SIGCHLD, signal.SIGURG, signal.SIGWINCH,
+    ],
+)  # fmt: skip
+def test_a_stop_signal_and_one_that_does_nothing_end_no_wait(tmp_path: Path, number: int) -> None:
+    assert wish_of(PID, process(tmp_path, shared=(number,))) is Wish.GO_ON
 
 
 def test_one_of_several_is_enough(tmp_path: Path) -> None:
