@@ -21,8 +21,8 @@ from artifactfs.errors import BadAnswer
 from artifactfs.remote import Service, wire, wire_jobs, wire_listed
 from artifactfs.token import Secret, TokenSource
 from artifactfs.tree.artifact_files import nanoseconds
+from tests.fault_proxy import Scripted, sends
 
-from .scripted import Scripted, sends
 from .test_wire import FULL, anything
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
