@@ -216,17 +216,29 @@ def _users_in_words(location: Path) -> str:
 def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]]:
     """Processes that hold something below `location`: (pid, name), as far as this user sees.
 
+    Those of other mount namespaces are named only if none of this one holds anything: they may use
+    a copy of the mount that does not keep it busy here, or, where the copy is unmounted together
+    with it, one that does. Namespaces that have no copy of the mount are left out.
+
     The search in ``/proc`` ends after `search_s` seconds with what it has found by then.
     """
     deadline = time.monotonic() + search_s
-    below = os.fsencode(location)
-    found = []
+    below, mounted = os.fsencode(location), find_mount(location)
+    namespace = list(_read_link(Path("/proc/self/ns/mnt")))
+    here, elsewhere = [], []
     for process in processes():
         if time.monotonic() > deadline:
             break
-        if any(_lies_below(held, below) for held in _held_by(process)):
-            found.append((int(process.name), _name_of(process)))
-    return found
+        if not any(_lies_below(held, below) for held in _held_by(process)):
+            continue
+        user = int(process.name), _name_of(process)
+        if list(_read_link(process / "ns/mnt")) == namespace:
+            here.append(user)
+            continue
+        with contextlib.suppress(OSError):  # it has ended, or is not ours to look at
+            if mounted is None or _copy_seen_by(process, mounted) is not None:
+                elsewhere.append(user)
+    return here or elsewhere
 
 
 def processes() -> list[Path]:

@@ -140,6 +140,34 @@ def test_unmount_names_the_process_that_uses_a_copy(user: UserMount) -> None:
         keeper.communicate()
 
 
+def test_a_mount_in_use_names_its_users_and_not_those_of_other_namespaces(user: UserMount) -> None:
+    """Neither who uses a copy of the mount, nor who uses something else at the same place."""
+    user.mount()
+    covers = 'cd / && mount -t tmpfs none "$0" && '
+    started = [
+        subprocess.Popen(
+            ["unshare", "-Urm", "--propagation", "private", "sh", "-c",
+             cover + 'cd "$0" && echo there && exec sleep 300', user.path],
+            stdout=subprocess.PIPE, text=True,
+        )
+        for cover in (covers, "")
+    ]  # fmt: skip
+    try:
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "there\n"
+        started.append(
+            subprocess.Popen(["sleep", "300"], cwd=user.path, stdout=subprocess.PIPE, text=True)
+        )
+        done = user.command("unmount", user.path, check=False)
+        assert f"{user.path} is in use by sleep ({started[-1].pid}) (" in done.stderr
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    user.unmount()
+
+
 def test_unmount_waits_for_the_driver_where_nothing_keeps_the_mount(user: UserMount) -> None:
     """In a mount namespace of its own: another test's would copy the mount, and so keep it."""
     user.path.mkdir()
