@@ -1,15 +1,16 @@
 """The command line: words, progress, exit codes.
 
 ``main`` is the command ``artifactfs``. ``words`` holds the options that commands share and turns
-them into settings; ``failures`` turns errors into one line and an exit status; ``progress`` and
-``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
-``running`` talks to a mount that runs, through the mount itself; ``supervision`` and ``borrowing``
-are what a mount for one command needs. The commands stand in ``mounting``, ``accompanying``,
-``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing``
-and ``manual`` tell shells and man(1) of them.
+them into settings; ``failures`` turns errors into one line and an exit status; ``output`` writes
+every byte or fails, ``target`` is where ``get`` writes; ``progress`` and ``shown`` draw, ``rates``
+tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon; ``running`` talks to a
+mount that runs, through the mount itself; ``supervision`` and ``borrowing`` are what a mount for
+one command needs. The commands stand in ``mounting``, ``accompanying``, ``attending``,
+``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing`` and ``manual``
+tell shells and man(1) of them.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
-3 not everything is uploaded, 130 interrupted.
+3 not everything is uploaded, 130 interrupted, 141 the reader of the output has ended.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def _trouble() -> Iterator[None]:
     """What goes wrong with the watching itself has a status of its own."""
     try:
         yield
-    except (ConfigError, BrokenPipeError):
+    except ConfigError:
         raise
     except (ArtifactfsError, OSError) as error:
         say(line_of(error))

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -417,6 +417,103 @@ def test_the_demo_starts_and_undoes_everything(user: UserMount) -> None:
     assert lines == first + second  # the attempt that fails, and the one after it
     assert "a new attempt began" in done.stdout
     assert "artifactfs-demo" not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.fixture
+def demo(user: UserMount, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that runs, mounted at the user's place; its own directory lies below tmp/."""
+    (tmp_path / "tmp").mkdir()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "artifactfs", "demo", user.path],
+        env=user.environment | {"TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("Ctrl-C"):
+            break
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+
+
+def ended(demo: subprocess.Popen[str]) -> tuple[int, str]:
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=60)
+    return demo.returncode, said
+
+
+def kept(tmp_path: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (tmp_path / "tmp").glob("*/state/spool/*/*/files/*")}
+
+
+def test_a_demo_removes_all_that_it_made_once_all_is_uploaded(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine").write_bytes(b"mine")
+    assert ended(demo) == (0, "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not user.path.exists()
+
+
+def test_a_demo_keeps_what_is_not_uploaded_and_says_where(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    status, said = ended(demo)
+    assert status == 3
+    (directory,) = (tmp_path / "tmp").iterdir()
+    assert f"{directory} is kept: what is not uploaded is in {directory}/state/spool" in said
+    assert b"mine" in kept(tmp_path)
+    assert not os.path.ismount(user.path)
+
+
+def test_a_demo_never_removes_through_a_mount_that_is_in_use(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    with (user.path / "artifacts" / "hello.txt").open("rb"):
+        status, said = ended(demo)
+    assert status == 1
+    (directory,) = (tmp_path / "tmp").iterdir()
+    assert f"{user.path} is still mounted: unmount it, then remove {directory}" in said
+    assert (user.path / "drop" / "mine.tmp").read_bytes() == b"mine"
+    user.command("unmount", "--force", user.path)
+    assert b"mine" in kept(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["killed", "unmounted"])
+def test_a_demo_whose_mount_has_gone_still_loses_nothing(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path, how: str
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    if how == "killed":
+        user.kill()
+    else:
+        user.command("unmount", "--timeout", "0", user.path, check=False)
+    status, _ = ended(demo)
+    assert status == 3
+    assert b"mine" in kept(tmp_path)
+    assert not os.path.ismount(user.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_demo_never_removes_what_is_mounted_in_its_directory(
+    demo: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (directory,) = (tmp_path / "tmp").iterdir()
+    other = directory / "other"
+    other.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", other], check=True)
+    try:
+        (other / "precious").write_bytes(b"precious")
+        _, said = ended(demo)
+        assert f"{directory} could not be removed whole" in said
+        assert (other / "precious").read_bytes() == b"precious"
+    finally:
+        subprocess.run(["umount", other], check=True)
 
 
 def test_serve_prints_one_line_and_keeps_its_token_to_itself(
