@@ -155,10 +155,8 @@ class _Mounting:
 
     def start(self) -> None:
         """Mount. Raises `click.exceptions.Exit`."""
-        self._place.mkdir(exist_ok=True)
         status = self._command("mount")
         if status:
-            self._remove_place()
             raise click.exceptions.Exit(status)
 
     def end(self) -> int:

@@ -419,6 +419,44 @@ def test_the_demo_starts_and_undoes_everything(user: UserMount) -> None:
     assert "artifactfs-demo" not in Path("/proc/self/mountinfo").read_text()
 
 
+@pytest.mark.parametrize("foreground", [False, True])
+def test_mount_makes_the_directory_and_removes_it_when_it_fails(
+    user: UserMount, foreground: bool
+) -> None:
+    words = ["--foreground"] if foreground else []
+    failing = {"ARTIFACTFS_FUSE": "native", "ARTIFACTFS_CACHE_DIR": "/proc/nowhere"}
+    for more, status in (
+        (["-o", "nonsense=1"], 2),
+        (["--cache-size", "x"], 2),
+        ([], 1),
+    ):
+        done = user.command(
+            "mount", *words, *more, user.path, check=False, environment=failing
+        )
+        assert done.returncode == status, done.stderr
+        assert not os.path.lexists(user.path)
+    user.path.mkdir()
+    assert user.command("mount", *words, user.path, check=False, environment=failing).returncode
+    assert user.path.is_dir(), "it is the user's own"
+
+
+def test_mount_makes_one_directory_with_the_users_umask_and_no_parents(
+    user: UserMount, tmp_path: Path
+) -> None:
+    done = user.command("mount", user.home / "no" / "mnt", check=False)
+    assert done.returncode == 1
+    assert f"{user.home}/no does not exist (mkdir -p {user.home}/no/mnt)" in done.stderr
+    assert not (user.home / "no").exists()
+    (user.home / "file").write_bytes(b"")
+    done = user.command("mount", user.home / "file" / "mnt", check=False)
+    assert "cannot be made: Not a directory" in done.stderr
+    script = f'umask 027; exec "{sys.executable}" -m artifactfs mount "{user.path}"'
+    subprocess.run(["sh", "-c", script], env=user.environment, check=True, timeout=60)
+    assert os.path.ismount(user.path)
+    user.unmount()
+    assert user.path.stat().st_mode & 0o777 == 0o750
+
+
 @pytest.fixture
 def demo(user: UserMount, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo that runs, mounted at the user's place; its own directory lies below tmp/."""
