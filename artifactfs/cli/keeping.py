@@ -10,12 +10,13 @@ import click
 from artifactfs import assembly
 from artifactfs.cli import shown, words
 from artifactfs.cli.failures import FAILED, line_of, say
+from artifactfs.cli.help import Group
 from artifactfs.cli.progress import Bar
 
 _DIGITS = 12
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @words.json_option()
 @click.pass_context
 def cache(context: click.Context, as_json: bool) -> None:

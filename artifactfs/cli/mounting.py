@@ -57,7 +57,7 @@ def mount(
     \b
     Examples:
       artifactfs mount ~/artifacts
-      artifactfs mount --url https://dev.computalot.com --token-file token ~/artifacts
+      artifactfs mount --url https://dev.computalot.com --token-file token ~/a
       artifactfs mount -o cache.size=100G,list.ttl=1m ~/artifacts
       artifactfs mount --foreground --log-format json --metrics-listen :9464 ~/artifacts
     """

@@ -71,7 +71,7 @@ def serve(
       artifactfs serve --data /srv/artifacts
       ARTIFACTFS_TOKEN=flk_secret artifactfs serve --host 0.0.0.0 --port 8480
       artifactfs serve --store s3://bucket --endpoint-url http://127.0.0.1:9000
-      artifactfs serve --store s3://bucket --index postgresql://db.example/artifacts
+      artifactfs serve --store s3://bucket --index postgresql://db/artifacts
     """
     from artifactfs import controller
 

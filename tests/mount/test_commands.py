@@ -430,9 +430,7 @@ def test_mount_makes_the_directory_and_removes_it_when_it_fails(
         (["--cache-size", "x"], 2),
         ([], 1),
     ):
-        done = user.command(
-            "mount", *words, *more, user.path, check=False, environment=failing
-        )
+        done = user.command("mount", *words, *more, user.path, check=False, environment=failing)
         assert done.returncode == status, done.stderr
         assert not os.path.lexists(user.path)
     user.path.mkdir()

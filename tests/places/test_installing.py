@@ -120,9 +120,8 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
     """
     home = tmp_path_factory.mktemp("newcomer")
     done(MACHINES_PYTHON, "-m", "venv", home / "venv")
-    environment = {
-        name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "LC_"))
-    }
+    kept = ("PIP_", "SSL_", "LC_")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(kept)}
     yield environment | {
         "HOME": str(home),
         "PATH": f"{home}/venv/bin:{os.environ['PATH']}",
