@@ -57,9 +57,9 @@ def mount(
     \b
     Examples:
       artifactfs mount ~/artifacts
-      artifactfs mount --url https://dev.computalot.com --token-file token ~/a
+      artifactfs mount --url https://dev.computalot.com ~/artifacts
       artifactfs mount -o cache.size=100G,list.ttl=1m ~/artifacts
-      artifactfs mount --foreground --log-format json --metrics-listen :9464 ~/artifacts
+      artifactfs mount --foreground --metrics-listen :9464 ~/artifacts
     """
     config = words.config_of(options, **flags)
     location = Path(os.path.abspath(mountpoint or DEFAULT_MOUNTPOINT))  # noqa: PTH100

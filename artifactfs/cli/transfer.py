@@ -42,7 +42,7 @@ def described(name: str, artifact: Artifact) -> dict[str, Any]:
 
 @click.command()
 @click.argument("names", nargs=-1, shell_complete=completing.artifact_names)
-@click.option("-l", "long", is_flag=True, help="Size, date, hash and id as well.")
+@click.option("-l", "long", is_flag=True, help="Size, date, first digits of the hash, and id too.")
 @words.json_option()
 @words.service_options()
 def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
@@ -79,8 +79,7 @@ def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
             right=(0,),
         )
     else:
-        for name, _ in found:
-            click.echo(shown.plain(name))
+        click.echo("".join(f"{shown.for_output(name)}\n" for name, _ in found), nl=False)
 
 
 @contextlib.contextmanager
@@ -252,4 +251,4 @@ def _uploaded(done: list[tuple[str, Artifact]], as_json: bool) -> None:
         shown.as_json([described(name, artifact) for name, artifact in done])
         return
     for name, artifact in done:
-        click.echo(f"{artifact.id}  {shown.plain(name)}")
+        click.echo(f"{artifact.id}  {shown.for_output(name)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, sha256, wait_until
+from .terminal import Terminal
 
 pytestmark = pytest.mark.fuse
 
@@ -105,6 +107,23 @@ def test_status_in_words_in_json_and_as_a_check(mounted: UserMount, service: Ser
     document = json.loads(mounted.command("status", "--json", mounted.path).stdout)
     assert document["mountpoint"] == str(mounted.path)
     assert mounted.command("status", "--check", mounted.path).stdout == ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_status_on_a_terminal_has_every_name_and_number_whole(
+    mounted: UserMount, columns: int
+) -> None:
+    name = "n" * 90 + ".tmp"
+    (mounted.path / "drop" / name).write_bytes(b"w" * 1500)
+    words = [sys.executable, "-m", "artifactfs", "status", mounted.path]
+    with Terminal(words, mounted.environment, columns=columns) as terminal:
+        assert terminal.end() == 0
+        text = terminal.text
+    for one in (str(mounted.path), mounted.url, name, "waits for its name", "1.5 kB"):
+        assert one in text
+    shown = mounted.command("status", mounted.path).stdout
+    (line,) = (line for line in shown.splitlines() if name in line)
+    assert re.split(" {2,}", line.strip()) == [name, "waits for its name", "1.5 kB"]
 
 
 def test_a_watched_status_goes_on_with_rates_until_ctrl_c(
