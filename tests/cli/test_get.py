@@ -20,7 +20,8 @@ import pytest
 from artifactfs.cli import cli
 from artifactfs.cli.failures import run
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until as eventually
 
 DATA = b"new content\n" * 20_000
 OLD = b"old"
