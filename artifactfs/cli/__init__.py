@@ -1,15 +1,16 @@
 """The command line: words, progress, exit codes.
 
 ``main`` is the command ``artifactfs``. ``words`` holds the options that commands share and turns
-them into settings; ``failures`` turns errors into one line and an exit status; ``progress`` and
-``shown`` draw, ``rates`` tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon;
-``running`` talks to a mount that runs, through the mount itself; ``supervision`` and ``borrowing``
-are what a mount for one command needs. The commands stand in ``mounting``, ``accompanying``,
-``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``; ``completing``
-and ``manual`` tell shells and man(1) of them.
+them into settings; ``failures`` turns errors into one line and an exit status; ``output`` writes
+every byte or fails, ``target`` is where ``get`` writes; ``progress`` and ``shown`` draw, ``rates``
+tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon; ``running`` talks to a
+mount that runs, through the mount itself; ``supervision`` and ``borrowing`` are what a mount for
+one command needs; ``help`` lays out ``--help``. The commands stand in ``mounting``,
+``accompanying``, ``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``;
+``completing`` and ``manual`` tell shells and man(1) of them.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
-3 not everything is uploaded, 130 interrupted.
+3 not everything is uploaded, 130 interrupted, 141 the reader of the output has ended.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import click
 
 from artifactfs import __version__
 from artifactfs.cli.failures import run
+from artifactfs.cli.help import Context, Group
 
 MODULES = {
     "mounting": ("mount",),
@@ -38,7 +40,7 @@ MODULES = {
 MODULE_OF = {command: module for module, some in MODULES.items() for command in some}
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The commands, each loaded when it is asked for."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
@@ -51,12 +53,13 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"{__name__}.{MODULE_OF[name]}")
         found: click.Command = getattr(module, name)
+        found.context_class = Context
         return found
 
 
 @click.group(
     cls=Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Each command has --help with examples. Settings: artifactfs config.",
 )
 @click.version_option(__version__, prog_name="artifactfs")

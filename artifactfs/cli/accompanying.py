@@ -80,7 +80,7 @@ def run(
     \b
     Examples:
       artifactfs run -- python train.py artifacts/artifacts/data.parquet
-      artifactfs run -- sh -c 'cp artifacts/artifacts/x . && echo hi > artifacts/drop/y'
+      artifactfs run -- sh -c 'cp artifacts/artifacts/x artifacts/drop/y'
       artifactfs run --at /tmp/a --timeout 60 -- make -j8
     """
     config = words.config_of(options, **flags)

@@ -13,8 +13,6 @@ from typing import Any
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from artifactfs.cli import shown, words
@@ -115,44 +113,47 @@ def _overview(
             pending += f", {uploads[state]} {state}"
     cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
     moving = [("now", _transfers(rates))] if rates is not None else []
-    facts = Table.grid(padding=(0, 2))
-    for name, text in (
-        ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {reads})"),
-        ("service", f"{now['url']}, token from {now['token']}"),
-        ("listing", listed),
-        ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),
-        ("uploads", pending),
-        *moving,
-    ):
-        facts.add_row(Text(name, "bold"), Text(shown.plain(text)))
+    facts = [
+        Text(f"{name:9}", "bold") + Text(shown.for_output(text))
+        for name, text in (
+            ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {reads})"),
+            ("service", f"{now['url']}, token from {now['token']}"),
+            ("listing", listed),
+            ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),
+            ("uploads", pending),
+            *moving,
+        )
+    ]
     files = [one for one in entries if one["state"] != "uploaded"]
-    return Group(facts, Text(""), _files(files)) if files else facts
+    return Group(*facts, *([Text(""), *_files(files)] if files else []))
 
 
-def _files(files: list[dict[str, Any]]) -> RenderableType:
+def _files(files: list[dict[str, Any]]) -> list[Text]:
     """What is in drop/, what moves and what needs somebody first, and not more than a screen."""
     files = sorted(files, key=lambda one: _ORDER.get(one["state"], len(_ORDER)))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("drop/", "state", "size", "sent", "", ""):
-        table.add_column(heading)
-    for one in files[:MOST_LINES]:
-        state = "waits for its name" if one["waits_for_name"] else one["state"]
-        sent: RenderableType = ""
-        percent = ""
-        if one["state"] == "uploading":
-            sent = ProgressBar(total=1.0, completed=one["progress"], width=BAR_WIDTH)
-            percent = shown.part(one["progress"], 1.0)
-        table.add_row(
-            Text(shown.plain(one["name"])),
-            Text(state),
-            Text(shown.size(one["size"])),
-            sent,
-            Text(percent),
-            Text(shown.plain(one["error"] or "")),
-        )
-    if len(files) <= MOST_LINES:
-        return table
-    return Group(table, Text(f"and {len(files) - MOST_LINES:,} more"))
+    lines = shown.rows(
+        ("drop/", "state", "size", "sent", "", ""),
+        [
+            (
+                one["name"],
+                "waits for its name" if one["waits_for_name"] else one["state"],
+                shown.size(one["size"]),
+                *_sent(one),
+                one["error"] or "",
+            )
+            for one in files[:MOST_LINES]
+        ],
+        width=shown.columns(),
+    )
+    if len(files) > MOST_LINES:
+        lines.append(Text(f"and {len(files) - MOST_LINES:,} more"))
+    return lines
+
+
+def _sent(one: dict[str, Any]) -> tuple[Text, Text]:
+    if one["state"] != "uploading":
+        return Text(), Text()
+    return shown.bar(one["progress"], BAR_WIDTH), Text(shown.part(one["progress"], 1.0))
 
 
 def wait_for_uploads(

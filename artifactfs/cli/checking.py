@@ -86,12 +86,12 @@ def doctor(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
             return
         terminal.print(
             Text(f"{check.state:4} ", _COLOURS[check.state]),
-            Text(f"{check.name:12} {shown.plain(check.detail)}"),
+            Text(f"{check.name:12} {shown.for_output(check.detail)}"),
             sep="",
             soft_wrap=True,
         )
         if check.remedy:
-            terminal.print(Text(f"{'':17} → {shown.plain(check.remedy)}"), soft_wrap=True)
+            terminal.print(Text(f"{'':17} → {shown.for_output(check.remedy)}"), soft_wrap=True)
 
     checks = assembly.doctor(words.config_of(options, **flags), tell)
     if as_json:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
+from artifactfs.cli.output import OutputError, standard_streams
 from artifactfs.errors import ArtifactfsError, ConfigError
 
 FAILED = 1
 WRONG_WORDS = 2
 NOT_ALL_UPLOADED = 3
 INTERRUPTED = 130
+READER_GONE = 128 + signal.SIGPIPE
 
 _log = logging.getLogger(__name__)
 
@@ -38,9 +41,29 @@ def say(text: str) -> None:
 
 
 def run(command: click.Command, words: Sequence[str], name: str) -> int:
-    """Run a command and return its exit status; errors become one line, never a traceback."""
+    """Run a command and return its exit status; errors become one line, never a traceback.
+
+    Output that was not written whole is an error too, but for a reader that has gone: the status is
+    then what a shell shows for a program that SIGPIPE ended, and nothing is said.
+    """
+    with standard_streams() as finish:
+
+        def act() -> Any:
+            left = command.main(args=list(words), prog_name=name, standalone_mode=False)
+            finish()
+            return left
+
+        return _status_of(act)
+
+
+def _status_of(act: Callable[[], Any]) -> int:
     try:
-        left = command.main(args=list(words), prog_name=name, standalone_mode=False)
+        left = act()
+    except OutputError as error:
+        if error.is_reader_gone:
+            return READER_GONE
+        say(line_of(error))
+        return FAILED
     except (KeyboardInterrupt, click.Abort):
         say("interrupted")
         return INTERRUPTED
@@ -54,10 +77,6 @@ def run(command: click.Command, words: Sequence[str], name: str) -> int:
     except ConfigError as error:
         say(line_of(error))
         return WRONG_WORDS
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ArtifactfsError, OSError) as error:
         say(line_of(error))
         _log.debug("why", exc_info=error)

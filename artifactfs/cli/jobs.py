@@ -12,8 +12,6 @@ from typing import Any
 import click
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from artifactfs import assembly
@@ -26,7 +24,6 @@ from artifactfs.errors import ArtifactfsError, ConfigError
 TROUBLE = 2
 MOST_LINES = 30
 BAR_WIDTH = 16
-LINE_CHARS = 60
 _COLOURS = {"completed": "green", "failed": "red", "partial": "yellow", "cancelled": "yellow"}
 
 
@@ -127,7 +124,7 @@ def _trouble() -> Iterator[None]:
     """What goes wrong with the watching itself has a status of its own."""
     try:
         yield
-    except (ConfigError, BrokenPipeError):
+    except ConfigError:
         raise
     except (ArtifactfsError, OSError) as error:
         say(line_of(error))
@@ -152,7 +149,7 @@ def _document(one: Watched) -> dict[str, Any]:
 def _line(one: Watched) -> str:
     quality = "" if one.quality is None else f", quality {_quality(one)}"
     error = "" if one.job.error is None else f": {one.job.error}"
-    return shown.plain(f"{one.job.id} {one.job.status or '?'}{quality}{error}")
+    return shown.for_output(f"{one.job.id} {one.job.status or '?'}{quality}{error}")
 
 
 def _quality(one: Watched) -> str:
@@ -163,21 +160,20 @@ def _quality(one: Watched) -> str:
 def _table(known: dict[str, Watched]) -> RenderableType:
     """What goes on first, then what has ended, and not more than a screen."""
     rows = sorted(known.values(), key=lambda one: one.job.ended)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("job", "status", "progress", "quality", "last line"):
-        table.add_column(heading, no_wrap=True)
-    for one in rows[:MOST_LINES]:
-        progress: RenderableType = ""
-        if one.progress is not None:
-            progress = ProgressBar(total=1.0, completed=one.progress, width=BAR_WIDTH)
-        status = one.job.status or "?"
-        table.add_row(
-            Text(shown.plain(one.job.id)),
-            Text(shown.plain(status), _COLOURS.get(status, "")),
-            progress,
-            Text(_quality(one)),
-            Text(shown.plain(one.last_line)[:LINE_CHARS]),
-        )
+    lines = shown.rows(
+        ("job", "status", "progress", "quality", "last line"),
+        [
+            (
+                one.job.id,
+                Text(shown.plain(one.job.status or "?"), _COLOURS.get(one.job.status or "?", "")),
+                Text() if one.progress is None else shown.bar(one.progress, BAR_WIDTH),
+                _quality(one),
+                one.last_line,
+            )
+            for one in rows[:MOST_LINES]
+        ],
+        width=shown.columns(),
+    )
     ended = sum(one.job.ended for one in rows)
     left = f", {len(rows) - MOST_LINES:,} not shown" if len(rows) > MOST_LINES else ""
-    return Group(table, Text(f"{ended:,} of {len(rows):,} ended{left}"))
+    return Group(*lines, Text(f"{ended:,} of {len(rows):,} ended{left}"))

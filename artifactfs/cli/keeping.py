@@ -10,12 +10,11 @@ import click
 from artifactfs import assembly
 from artifactfs.cli import shown, words
 from artifactfs.cli.failures import FAILED, line_of, say
+from artifactfs.cli.help import Group
 from artifactfs.cli.progress import Bar
 
-_DIGITS = 12
 
-
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @words.json_option()
 @click.pass_context
 def cache(context: click.Context, as_json: bool) -> None:
@@ -39,7 +38,7 @@ def stats(as_json: bool = False, **flags: Any) -> None:
     """Show every content that is cached, and how much there is in all.
 
     Contents have the names under which the service lists them; without the service, or once an
-    artifact has expired, the first digits of their SHA-256. No mount is needed.
+    artifact has expired, their SHA-256 or id. No mount is needed.
 
     \b
     Examples:
@@ -100,7 +99,7 @@ def _cells(one: assembly.CachedContent, now: datetime) -> tuple[str, ...]:
 
 def _name(one: assembly.CachedContent, names: list[str]) -> str:
     if not names:
-        return one.key.removeprefix("id:")[:_DIGITS]
+        return shown.Whole(one.key.removeprefix("id:"))
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return f"{names[0]}{more}"
 

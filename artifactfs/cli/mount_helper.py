@@ -17,6 +17,7 @@ import click
 
 from artifactfs.cli import words
 from artifactfs.cli.failures import run
+from artifactfs.cli.help import Context
 from artifactfs.cli.mounting import mount_at
 from artifactfs.config import key_of_option
 
@@ -71,4 +72,5 @@ def helper(
 
 def main() -> None:
     """Run the words of mount(8); ends the process."""
+    helper.context_class = Context
     sys.exit(run(helper, sys.argv[1:], "mount.artifactfs"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import say
 from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
 from artifactfs.config import Config
+from artifactfs.errors import MountError
 
 DEFAULT_MOUNTPOINT = Path("artifacts")
 
@@ -47,21 +50,48 @@ def mount(
 ) -> None:
     """Mount the service's artifacts, and return when the mount answers.
 
-    MOUNTPOINT is an empty directory; without one it is ./artifacts, made if it is not there. In the
-    foreground it tells systemd when it is ready, how it does and that it ends (Type=notify).
+    MOUNTPOINT is an empty directory, ./artifacts by default. It is made if it does not exist, and
+    removed again if mounting fails; the directory above it must exist. In the foreground it tells
+    systemd when it is ready, how it does and that it ends (Type=notify).
 
     \b
     Examples:
       artifactfs mount ~/artifacts
-      artifactfs mount --url https://dev.computalot.com --token-file token ~/artifacts
+      artifactfs mount --url https://dev.computalot.com ~/artifacts
       artifactfs mount -o cache.size=100G,list.ttl=1m ~/artifacts
-      artifactfs mount --foreground --log-format json --metrics-listen :9464 ~/artifacts
+      artifactfs mount --foreground --metrics-listen :9464 ~/artifacts
     """
     config = words.config_of(options, **flags)
-    if mountpoint is None:
-        mountpoint = DEFAULT_MOUNTPOINT
-        mountpoint.mkdir(exist_ok=True)
-    mount_at(config, Path(os.path.abspath(mountpoint)), foreground=foreground)  # noqa: PTH100
+    location = Path(os.path.abspath(mountpoint or DEFAULT_MOUNTPOINT))  # noqa: PTH100
+    with _made(location):
+        mount_at(config, location, foreground=foreground)
+
+
+@contextlib.contextmanager
+def _made(location: Path) -> Iterator[None]:
+    """Make a directory that does not exist; remove it if the block fails. Raises `MountError`.
+
+    Only the last component is made, so that a file system that is not mounted above it is noticed.
+    """
+    try:
+        location.mkdir()
+    except FileExistsError:
+        yield
+        return
+    except FileNotFoundError as error:
+        raise MountError(
+            f"{location.parent} does not exist", remedy=f"mkdir -p {location}"
+        ) from error
+    except OSError as error:
+        raise MountError(
+            f"{location} cannot be made: {error.strerror}", remedy="choose a directory of your own"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # not empty, or mounted after all
+            location.rmdir()
+        raise
 
 
 def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
 
+from artifactfs import assembly
+from artifactfs.cli.failures import NOT_ALL_UPLOADED, line_of, say
 from artifactfs.cli.logs import log_to_terminal
 from artifactfs.config import load
-from artifactfs.errors import ConfigError
 
 if TYPE_CHECKING:
     from artifactfs.controller.program import ProgramJob
@@ -35,13 +34,8 @@ JOB = "demo-job"
 EPOCH_S = 0.5
 LOOK_S = 0.1
 QUIET = 5
-
-
-def _need_server() -> None:
-    if importlib.util.find_spec("aiohttp") is None:
-        raise ConfigError(
-            "the embedded service needs aiohttp", remedy="pip install 'artifactfs[server]'"
-        )
+UNMOUNT_S = 10
+UNSENT = "state/spool/*/*/files/*"
 
 
 @click.command()
@@ -77,9 +71,8 @@ def serve(
       artifactfs serve --data /srv/artifacts
       ARTIFACTFS_TOKEN=flk_secret artifactfs serve --host 0.0.0.0 --port 8480
       artifactfs serve --store s3://bucket --endpoint-url http://127.0.0.1:9000
-      artifactfs serve --store s3://bucket --index postgresql://db.example/artifacts
+      artifactfs serve --store s3://bucket --index postgresql://db/artifacts
     """
-    _need_server()
     from artifactfs import controller
 
     config = load()
@@ -101,7 +94,8 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
     With --job, a small Python program runs as a job: its output can be followed, its first attempt
     fails and is tried again, and it leaves a result and an artifact.
 
-    Everything lies in a temporary directory; Ctrl-C unmounts and removes all of it.
+    Everything lies in a temporary directory; Ctrl-C unmounts and removes all of it. What is in
+    drop/ and not uploaded by then is kept, and the demo says where.
 
     \b
     Examples:
@@ -109,7 +103,6 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
       artifactfs demo --job ~/demo
       artifactfs demo --exit
     """
-    _need_server()
     from artifactfs.controller.program import ProgramJob
     from artifactfs.controller.testing import LocalController
 
@@ -121,49 +114,101 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     home = Path(tempfile.mkdtemp(prefix="artifactfs-demo-"))
+    place = home / "artifacts" if mountpoint is None else mountpoint.absolute()
+    left = 0
     try:
         with LocalController(home / "service") as service:
             made = [{"filename": name, "text": text} for name, text in DEMO_FILES.items()]
             service.dev("artifacts", {"artifacts": made})
-            place = mountpoint or home / "artifacts"
-            place.mkdir(exist_ok=True)
             job = ProgramJob(service, JOB, home / "job", pause_s=0.0 if leave else EPOCH_S)
-            with _mounted(home, service, place):
-                try:
-                    click.echo(_introduction(place, service if with_job else None))
-                    if with_job:
-                        _run(job, place / "jobs" / JOB / "live.log", show=leave)
-                    if not leave:
-                        ended.wait()
-                finally:
-                    job.close()
+            mounting = _Mounting(home, service, place)
+            mounting.start()
+            try:
+                click.echo(_introduction(place, service if with_job else None))
+                if with_job:
+                    _run(job, place / "jobs" / JOB / "live.log", show=leave)
+                if not leave:
+                    ended.wait()
+            finally:
+                job.close()
+                left = mounting.end()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home, place, is_uploaded=not left)
+    if left:
+        raise click.exceptions.Exit(left)
 
 
-@contextlib.contextmanager
-def _mounted(home: Path, service: LocalController, place: Path) -> Iterator[None]:
-    environment = os.environ | {
-        "ARTIFACTFS_URL": service.url,
-        "ARTIFACTFS_TOKEN": service.token,
-        "ARTIFACTFS_CACHE_DIR": str(home / "cache"),
-        "ARTIFACTFS_STATE_DIR": str(home / "state"),
-    }
+class _Mounting:
+    """The demo's mount, made and ended by the commands that a user has for that."""
 
-    def command(*words: str) -> None:
+    def __init__(self, home: Path, service: LocalController, place: Path) -> None:
+        self._home, self._place = home, place
+        self._makes_place = not os.path.lexists(place)
+        self._environment = os.environ | {
+            "ARTIFACTFS_URL": service.url,
+            "ARTIFACTFS_TOKEN": service.token,
+            "ARTIFACTFS_CACHE_DIR": str(home / "cache"),
+            "ARTIFACTFS_STATE_DIR": str(home / "state"),
+        }
+
+    def start(self) -> None:
+        """Mount. Raises `click.exceptions.Exit`."""
+        status = self._command("mount")
+        if status:
+            raise click.exceptions.Exit(status)
+
+    def end(self) -> int:
+        """Unmount, and return the exit status of that: 0 if everything is uploaded."""
+        is_gone = assembly.find_mount(self._place) is None or assembly.is_stale(self._place)
+        if is_gone:
+            self._command("mount")  # uploads what the mount that is gone has left
+        status = self._command("unmount", "--timeout", str(UNMOUNT_S))
+        self._remove_place()
+        if is_gone and any(self._home.glob(UNSENT)):  # the other driver may have them still
+            return status or NOT_ALL_UPLOADED
+        return status
+
+    def _remove_place(self) -> None:
+        if self._makes_place:
+            with contextlib.suppress(OSError):  # it is mounted still
+                self._place.rmdir()
+
+    def _command(self, *words: str) -> int:
         done = subprocess.run(  # noqa: S603 - this very program
-            [sys.executable, "-m", "artifactfs", *words, str(place)], env=environment, check=False
+            [sys.executable, "-m", "artifactfs", *words, str(self._place)],
+            env=self._environment,
+            check=False,
         )
-        if done.returncode:
-            raise click.exceptions.Exit(done.returncode)
+        return done.returncode
 
-    command("mount")
+
+def _remove(home: Path, place: Path, *, is_uploaded: bool) -> None:
+    """Remove the demo's directory, unless a mount or a file that is not uploaded needs it."""
+    if assembly.find_mount(place) is not None:
+        say(f"{place} is still mounted: unmount it, then remove {home}")
+        return
+    if not is_uploaded:
+        say(f"{home} is kept: what is not uploaded is in {home / UNSENT.partition('/*')[0]}")
+        return
     try:
-        yield
-    finally:
-        command("unmount", "--timeout", "10")
+        _remove_tree(home, home.lstat().st_dev)
+    except OSError as error:
+        say(f"{home} could not be removed whole: {line_of(error)}")
+
+
+def _remove_tree(directory: Path, device: int) -> None:
+    """Remove a directory with what is in it. Never enters another file system."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                Path(entry.path).unlink()
+            elif entry.stat(follow_symlinks=False).st_dev == device:
+                _remove_tree(Path(entry.path), device)
+            else:
+                raise OSError(errno.EBUSY, "a file system is mounted there", entry.path)
+    directory.rmdir()
 
 
 def _run(job: ProgramJob, log: Path, *, show: bool) -> None:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
+from rich.cells import set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
+
+GAP: Final = 2
+MIN_LAST_CELLS: Final = 12
+MAX_CELLS: Final = 32
+_BREAKING: Final = ("Cc", "Cs", "Zl", "Zp")
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -54,8 +62,26 @@ def age(seconds: float | None) -> str:
 
 
 def plain(text: str) -> str:
-    """Someone else's text without what would move the cursor or break the line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Someone else's text with everything that a terminal would act on, or hide, as an escape.
+
+    Control characters, line breaks, and those that turn the direction of writing are written as in
+    Python (``\\x1b``, ``\\n``, ``\\u202e``), so that no two texts look the same by them.
+    """
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def for_output(text: str) -> str:
+    """Someone else's text for standard output: `plain` on a terminal.
+
+    Elsewhere it is whole, but for control characters, which would break the line that it stands on.
+    """
+    if is_terminal():
+        return plain(text)
+    return "".join(_escaped(c) if unicodedata.category(c) in _BREAKING else c for c in text)
 
 
 def console() -> Console:
@@ -63,22 +89,109 @@ def console() -> Console:
 
     What is not a terminal has no width, so nothing is cut there.
     """
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 1 << 16)
+    return Console(highlight=False, width=columns() or 1 << 16)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal, also while rich has taken the place of the stream."""
+    try:
+        return os.isatty(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return False
+
+
+def columns() -> int | None:
+    """The width of standard output, which COLUMNS overrides; None if it is not a terminal."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
+
+
+class Whole(str):
+    """A cell that is never shortened, even in the last column."""
+
+    __slots__ = ()
+
+
+Cell = str | Text
+
+
+def rows(
+    headings: Sequence[str],
+    cells: Iterable[Sequence[Cell]],
+    *,
+    right: Sequence[int] = (),
+    width: int | None = None,
+) -> list[Text]:
+    """Lay out a table: a line for the headings if there are any, then one for each row.
+
+    A `Text` is taken as it is, a string is someone else's. Only the last column is ever shortened,
+    and ends in an ellipsis then. Where the others need more than `width` cells, the row takes
+    several whole lines of the terminal, and the last column what is left of them. A cell that is
+    much longer than its column pushes only its own row.
+    """
+    table = [[Text(one, "bold") for one in headings]] if headings else []
+    table += [[_cell(one) for one in row] for row in cells]
+    if not table:
+        return []
+    last = len(table[0]) - 1
+    widths = [max(row[number].cell_len for row in table) for number in range(last)]
+    if width is not None and sum(widths) + GAP * last + MIN_LAST_CELLS > width:
+        widths = [
+            max((n for row in table if (n := row[number].cell_len) <= MAX_CELLS), default=0)
+            for number in range(last)
+        ]
+    lines = []
+    for row in table:
+        line = Text()
+        for number, cell_width in enumerate(widths):
+            padding = " " * max(0, cell_width - row[number].cell_len)
+            parts = (padding, row[number]) if number in right else (row[number], padding)
+            line = line.append(parts[0]).append(parts[1]).append(" " * GAP)
+        line.append(_shortened(row[last], line.cell_len, width))
+        line.rstrip()
+        lines.append(line)
+    return lines
+
+
+class _Kept(Text):
+    """Text that is not shortened."""
+
+
+def _cell(cell: Cell) -> Text:
+    if isinstance(cell, Text):
+        return cell
+    kind = _Kept if isinstance(cell, Whole) else Text
+    return kind(for_output(cell))
+
+
+def _shortened(cell: Text, before: int, width: int | None) -> Text:
+    """The last cell, cut to what is left of its line, or of the line that it ends on."""
+    if width is None or isinstance(cell, _Kept):
+        return cell
+    room = width - before
+    while room < MIN_LAST_CELLS:
+        room += width
+    if cell.cell_len <= room:
+        return cell
+    ellipsis = "…" if "utf" in (sys.stdout.encoding or "utf-8").lower() else "..."
+    cut = Text(set_cell_size(cell.plain, room - len(ellipsis)).rstrip() + ellipsis)
+    if cell.style:
+        cut.style = cell.style
+    return cut
 
 
 def table(
-    headings: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()
+    headings: Sequence[str], cells: Iterable[Sequence[Cell]], *, right: Sequence[int] = ()
 ) -> None:
-    """Print a table without lines; columns in `right` are set to the right."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for number, heading in enumerate(headings):
-        drawn.add_column(
-            heading, justify="right" if number in right else "left", no_wrap=True, overflow="ignore"
-        )
-    for row in rows:
-        drawn.add_row(*(Text(plain(cell)) for cell in row))
-    with console() as terminal:
-        terminal.print(drawn, crop=False)
+    """Print a table without lines (`rows`); columns in `right` are set to the right."""
+    terminal = console()
+    lines = rows(headings, cells, right=right, width=columns())
+    terminal.print(Text("\n").join(lines), soft_wrap=True, crop=False)
+
+
+def bar(part: float, cells: int) -> Text:
+    """A bar of so many cells, of which that part is done."""
+    done = round(min(1.0, max(0.0, part)) * cells)
+    return Text("━" * done, "bar.complete") + Text("━" * (cells - done), "bar.back")
 
 
 def as_json(document: Any) -> None:

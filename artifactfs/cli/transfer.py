@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import signal
 import sys
 import threading
@@ -20,6 +18,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.cli import completing, shown, words
 from artifactfs.cli.failures import FAILED, line_of, say
 from artifactfs.cli.progress import Bar
+from artifactfs.cli.target import Target
 from artifactfs.errors import ArtifactfsError
 
 
@@ -43,7 +42,7 @@ def described(name: str, artifact: Artifact) -> dict[str, Any]:
 
 @click.command()
 @click.argument("names", nargs=-1, shell_complete=completing.artifact_names)
-@click.option("-l", "long", is_flag=True, help="Size, date, hash and id as well.")
+@click.option("-l", "long", is_flag=True, help="Size, date, first digits of the hash, and id too.")
 @words.json_option()
 @words.service_options()
 def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
@@ -80,13 +79,12 @@ def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
             right=(0,),
         )
     else:
-        for name, _ in found:
-            click.echo(shown.plain(name))
+        click.echo("".join(f"{shown.for_output(name)}\n" for name, _ in found), nl=False)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set, for a tidy end; the second time ends it at once."""
+    """Have SIGINT, SIGTERM and SIGHUP set an event, for a tidy end; the second one ends it."""
     cancelled = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -95,10 +93,14 @@ def interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         cancelled.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, stop)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup(1), a job in the background
+    }
     try:
         yield cancelled
-    except ArtifactfsError:
+    except (ArtifactfsError, OSError):
         if not cancelled.is_set():
             raise
     finally:
@@ -117,13 +119,15 @@ def interruptible() -> Iterator[threading.Event]:
     shell_complete=completing.artifact_names,
 )
 @click.option("-o", "output", metavar="PATH", help="A file, a directory, or - for standard output.")
-@click.option("-f", "--force", is_flag=True, help="Write over files that are there.")
+@click.option("-f", "--force", is_flag=True, help="Write over a file that exists.")
 @words.service_options()
 @words.cache_options()
 def get(what: tuple[str, ...], output: str | None, force: bool, **flags: Any) -> None:
     """Download artifacts, without a mount.
 
-    A file appears under its name only when it is whole and its hash is right.
+    A file appears under its name only when it is whole and its hash is right. One that is replaced
+    by -f keeps its mode and owner; its other hard links keep the old content. A symbolic link is
+    followed; a FIFO or a device is written into.
 
     \b
     Examples:
@@ -131,48 +135,43 @@ def get(what: tuple[str, ...], output: str | None, force: bool, **flags: Any) ->
       artifactfs get -o data/ results/a.csv results/b.csv
       artifactfs get -o - config.json | jq .
     """
-    if output is not None and output != "-" and len(what) > 1 and not Path(output).is_dir():
-        raise click.UsageError("several files need a directory: -o DIR")
+    if output is not None and output != "-":
+        is_directory = Path(output).is_dir()
+        if len(what) > 1 and not is_directory:
+            raise click.UsageError("several files need a directory: -o DIR")
+        if output.endswith("/") and not is_directory:
+            raise click.UsageError(f"-o {output} is not a directory")
     with interruptible() as cancelled, assembly.Client(words.config_of(**flags)) as client:
         for one in what:
             artifact = client.find(one)
-            with Bar(Path(one).name) as bar:
-                if output == "-":
-                    client.get(
-                        artifact, sys.stdout.buffer, progress=bar.update, cancelled=cancelled
+            with Bar(Path(one).name) as bar, contextlib.ExitStack() as closing:
+                file: BinaryIO = sys.stdout.buffer
+                if output != "-":
+                    target = _target(one, artifact, output, force=force)
+                    file = closing.enter_context(
+                        target.open(force=force, is_stopped=cancelled.is_set)
                     )
-                    sys.stdout.buffer.flush()
-                    continue
-                target = _target(one, artifact, output)
-                if target.exists() and not force:
-                    raise click.ClickException(f"{target} is there already (-f writes over it)")
-                with _whole(target) as file:
-                    client.get(artifact, file, progress=bar.update, cancelled=cancelled)
+                client.get(artifact, file, progress=bar.update, cancelled=cancelled)
+                file.flush()
 
 
-def _target(asked: str, artifact: Artifact, output: str | None) -> Path:
+def _target(asked: str, artifact: Artifact, output: str | None, *, force: bool) -> Target:
+    if output is not None and not Path(output).is_dir():
+        return Target.of(Path(output), force=force)
     # Only the last part: a name from elsewhere must not say which directory is written.
-    last = asked if asked not in (artifact.id, artifact.sha256) else artifact.filename
+    is_typed = not _is_id_or_hash(asked, artifact)
+    last = asked if is_typed else artifact.filename
     name = Path(last.replace("\0", "").replace("\\", "/")).name.strip()
     if name in ("", ".", ".."):
         name = artifact.id.replace("/", "_")
-    if output is None:
-        return Path(name)
-    return Path(output) / name if Path(output).is_dir() else Path(output)
+    return Target.of(Path(output or ".") / name, force=force, follow=is_typed)
 
 
-@contextlib.contextmanager
-def _whole(target: Path) -> Iterator[BinaryIO]:
-    """A file that takes the target's place at the end, or leaves nothing."""
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _is_id_or_hash(asked: str, artifact: Artifact) -> bool:
+    if asked == artifact.filename:
+        return False
+    digits = asked.lower().removeprefix("sha256:")
+    return asked == artifact.id or (artifact.sha256 or "").startswith(digits)
 
 
 @click.command()
@@ -252,4 +251,4 @@ def _uploaded(done: list[tuple[str, Artifact]], as_json: bool) -> None:
         shown.as_json([described(name, artifact) for name, artifact in done])
         return
     for name, artifact in done:
-        click.echo(f"{artifact.id}  {shown.plain(name)}")
+        click.echo(f"{artifact.id}  {shown.for_output(name)}")

@@ -28,9 +28,15 @@ class Terminal:
     `written` is all that has come so far. For one thread.
     """
 
-    def __init__(self, words: Sequence[str | Path], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        words: Sequence[str | Path],
+        environment: dict[str, str],
+        *,
+        columns: int = COLUMNS,
+    ) -> None:
         self._ours, its = pty.openpty()
-        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         self.modes = self._modes()
         self.written = ""
         without = {"COLUMNS", "LINES"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, sha256, wait_until
+from .terminal import Terminal
 
 pytestmark = pytest.mark.fuse
 
@@ -105,6 +107,23 @@ def test_status_in_words_in_json_and_as_a_check(mounted: UserMount, service: Ser
     document = json.loads(mounted.command("status", "--json", mounted.path).stdout)
     assert document["mountpoint"] == str(mounted.path)
     assert mounted.command("status", "--check", mounted.path).stdout == ""
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_status_on_a_terminal_has_every_name_and_number_whole(
+    mounted: UserMount, columns: int
+) -> None:
+    name = "n" * 90 + ".tmp"
+    (mounted.path / "drop" / name).write_bytes(b"w" * 1500)
+    words = [sys.executable, "-m", "artifactfs", "status", mounted.path]
+    with Terminal(words, mounted.environment, columns=columns) as terminal:
+        assert terminal.end() == 0
+        text = terminal.text
+    for one in (str(mounted.path), mounted.url, name, "waits for its name", "1.5 kB"):
+        assert one in text
+    shown = mounted.command("status", mounted.path).stdout
+    (line,) = (line for line in shown.splitlines() if name in line)
+    assert re.split(" {2,}", line.strip()) == [name, "waits for its name", "1.5 kB"]
 
 
 def test_a_watched_status_goes_on_with_rates_until_ctrl_c(
@@ -417,6 +436,139 @@ def test_the_demo_starts_and_undoes_everything(user: UserMount) -> None:
     assert lines == first + second  # the attempt that fails, and the one after it
     assert "a new attempt began" in done.stdout
     assert "artifactfs-demo" not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_mount_makes_the_directory_and_removes_it_when_it_fails(
+    user: UserMount, foreground: bool
+) -> None:
+    words = ["--foreground"] if foreground else []
+    failing = {"ARTIFACTFS_FUSE": "native", "ARTIFACTFS_CACHE_DIR": "/proc/nowhere"}
+    for more, status in (
+        (["-o", "nonsense=1"], 2),
+        (["--cache-size", "x"], 2),
+        ([], 1),
+    ):
+        done = user.command("mount", *words, *more, user.path, check=False, environment=failing)
+        assert done.returncode == status, done.stderr
+        assert not os.path.lexists(user.path)
+    user.path.mkdir()
+    assert user.command("mount", *words, user.path, check=False, environment=failing).returncode
+    assert user.path.is_dir(), "it is the user's own"
+
+
+def test_mount_makes_one_directory_with_the_users_umask_and_no_parents(
+    user: UserMount, tmp_path: Path
+) -> None:
+    done = user.command("mount", user.home / "no" / "mnt", check=False)
+    assert done.returncode == 1
+    assert f"{user.home}/no does not exist (mkdir -p {user.home}/no/mnt)" in done.stderr
+    assert not (user.home / "no").exists()
+    (user.home / "file").write_bytes(b"")
+    done = user.command("mount", user.home / "file" / "mnt", check=False)
+    assert "cannot be made: Not a directory" in done.stderr
+    script = f'umask 027; exec "{sys.executable}" -m artifactfs mount "{user.path}"'
+    subprocess.run(["sh", "-c", script], env=user.environment, check=True, timeout=60)
+    assert os.path.ismount(user.path)
+    user.unmount()
+    assert user.path.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.fixture
+def demo(user: UserMount, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that runs, mounted at the user's place; its own directory lies below tmp/."""
+    (tmp_path / "tmp").mkdir()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "artifactfs", "demo", user.path],
+        env=user.environment | {"TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("Ctrl-C"):
+            break
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+
+
+def ended(demo: subprocess.Popen[str]) -> tuple[int, str]:
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=60)
+    return demo.returncode, said
+
+
+def kept(tmp_path: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (tmp_path / "tmp").glob("*/state/spool/*/*/files/*")}
+
+
+def test_a_demo_removes_all_that_it_made_once_all_is_uploaded(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine").write_bytes(b"mine")
+    assert ended(demo) == (0, "")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not user.path.exists()
+
+
+def test_a_demo_keeps_what_is_not_uploaded_and_says_where(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    status, said = ended(demo)
+    assert status == 3
+    (directory,) = (tmp_path / "tmp").iterdir()
+    assert f"{directory} is kept: what is not uploaded is in {directory}/state/spool" in said
+    assert b"mine" in kept(tmp_path)
+    assert not os.path.ismount(user.path)
+
+
+def test_a_demo_never_removes_through_a_mount_that_is_in_use(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    with (user.path / "artifacts" / "hello.txt").open("rb"):
+        status, said = ended(demo)
+    assert status == 1
+    (directory,) = (tmp_path / "tmp").iterdir()
+    assert f"{user.path} is still mounted: unmount it, then remove {directory}" in said
+    assert (user.path / "drop" / "mine.tmp").read_bytes() == b"mine"
+    user.command("unmount", "--force", user.path)
+    assert b"mine" in kept(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["killed", "unmounted"])
+def test_a_demo_whose_mount_has_gone_still_loses_nothing(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path, how: str
+) -> None:
+    (user.path / "drop" / "mine.tmp").write_bytes(b"mine")
+    if how == "killed":
+        user.kill()
+    else:
+        user.command("unmount", "--timeout", "0", user.path, check=False)
+    status, _ = ended(demo)
+    assert status == 3
+    assert b"mine" in kept(tmp_path)
+    assert not os.path.ismount(user.path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+def test_a_demo_never_removes_what_is_mounted_in_its_directory(
+    demo: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    (directory,) = (tmp_path / "tmp").iterdir()
+    other = directory / "other"
+    other.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", other], check=True)
+    try:
+        (other / "precious").write_bytes(b"precious")
+        _, said = ended(demo)
+        assert f"{directory} could not be removed whole" in said
+        assert (other / "precious").read_bytes() == b"precious"
+    finally:
+        subprocess.run(["umount", other], check=True)
 
 
 def test_serve_prints_one_line_and_keeps_its_token_to_itself(

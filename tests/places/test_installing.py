@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
+import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from artifactfs import __version__
+from artifactfs.controller.testing import LocalController
 
-from .conftest import REPOSITORY, copy_of, done
+from .conftest import MACHINES_PYTHON, REPOSITORY, copy_of, done
 
 pytestmark = [pytest.mark.xdist_group("places"), pytest.mark.timeout(600)]
 
@@ -84,3 +89,106 @@ def test_wrong_words_are_answered_with_the_right_ones(script: str) -> None:
     )
     assert ran.returncode == 2
     assert f"scripts/{script} --user" in ran.stdout
+
+
+README = (REPOSITORY / "README.md").read_text()
+FILES = {"model.safetensors": "model", "results/a.csv": "n,square\n0,0\n1,1\n"}
+
+
+def shell_block(number: int) -> list[str]:
+    """The lines of one of the blocks of README's first screen."""
+    blocks = re.findall(r"^```(?:sh|console)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return blocks[number].splitlines()
+
+
+def commands_and_answers() -> list[tuple[str, list[str]]]:
+    """What README's second block types, each with what it shows below."""
+    found: list[tuple[str, list[str]]] = []
+    for line in shell_block(1):
+        if line.startswith("$ "):
+            found.append((line[2:], []))
+        else:
+            found[-1][1].append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a user with nothing but a fresh home and an empty virtual environment.
+
+    Whatever the README's commands mounted there is unmounted in the end.
+    """
+    home = tmp_path_factory.mktemp("newcomer")
+    done(MACHINES_PYTHON, "-m", "venv", home / "venv")
+    kept = ("PIP_", "SSL_", "LC_")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(kept)}
+    yield environment | {
+        "HOME": str(home),
+        "PATH": f"{home}/venv/bin:{os.environ['PATH']}",
+        "TMPDIR": str(home),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    }
+    subprocess.run(["umount", "-l", home / "artifacts"], capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What git has of this repository, as it is here now."""
+    target = tmp_path_factory.mktemp("checkout")
+    listed = done("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard",
+                  cwd=REPOSITORY)  # fmt: skip
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target / name)
+    return target
+
+
+@pytest.mark.fuse
+def test_the_first_commands_of_the_readme_work_as_they_stand_there(
+    newcomer: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    with LocalController(tmp_path / "service") as service:
+        made = [{"filename": name, "text": text} for name, text in FILES.items()]
+        service.dev("artifacts", {"artifacts": made})
+        (checkout / "new-model.safetensors").write_bytes(b"new model")
+        environment = newcomer | {
+            "ARTIFACTFS_URL": service.url,
+            "ARTIFACTFS_TOKEN_FILE": str(service.data / "token"),
+        }
+        for line in shell_block(0):
+            done("bash", "-ec", line, env=environment, cwd=checkout)
+        assert os.listdir(Path(newcomer["HOME"]) / "artifacts")
+        for command, answer in commands_and_answers():
+            shown = done("bash", "-ec", command, env=environment, cwd=checkout)
+            for line in answer:
+                assert set(line.split()[-1 if command.startswith("ls -l") else 0 :]) <= set(
+                    shown.split()
+                )
+        listed = done("artifactfs", "ls", env=environment, cwd="/").split()
+        assert listed == ["model.safetensors", "new-model.safetensors", "results/a.csv"]
+
+
+@pytest.mark.fuse
+def test_what_the_base_installs_runs_the_demo_and_no_extra_is_missing(
+    newcomer: dict[str, str], checkout: Path
+) -> None:
+    """After the README's own installation; the extra of before names nothing any more."""
+    done("bash", "-ec", shell_block(0)[0], env=newcomer, cwd=checkout)
+    shown = done("artifactfs", "demo", "--exit", env=newcomer, cwd="/")
+    assert "its artifacts are mounted at" in shown
+    done("pip", "install", "--quiet", ".[server]", env=newcomer, cwd=checkout)
+
+
+def test_only_serve_and_demo_import_what_they_need() -> None:
+    """What the service needs costs no other command its time."""
+    script = """
+import sys
+from artifactfs.cli import cli
+import click
+for name in cli.list_commands(click.Context(cli)):
+    cli.get_command(click.Context(cli), name)
+import artifactfs.cli.mount_helper, artifactfs.fsspec
+print(sorted({one.partition(".")[0] for one in sys.modules} & {"aiohttp", "boto3", "sqlalchemy"}))
+"""
+    assert done(sys.executable, "-c", script) == "[]\n"
