@@ -10,7 +10,7 @@ one command needs; ``help`` lays out ``--help``. The commands stand in ``mountin
 ``completing`` and ``manual`` tell shells and man(1) of them.
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
-3 not everything is uploaded, 130 interrupted, 141 the reader of the output has ended.
+3 not everything is uploaded, 130 interrupted.
 """
 
 from __future__ import annotations

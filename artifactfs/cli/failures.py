@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,6 @@ FAILED = 1
 WRONG_WORDS = 2
 NOT_ALL_UPLOADED = 3
 INTERRUPTED = 130
-READER_GONE = 128 + signal.SIGPIPE
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +41,8 @@ def say(text: str) -> None:
 def run(command: click.Command, words: Sequence[str], name: str) -> int:
     """Run a command and return its exit status; errors become one line, never a traceback.
 
-    Output that was not written whole is an error too, but for a reader that has gone: the status is
-    then what a shell shows for a program that SIGPIPE ended, and nothing is said.
+    Output that was not written whole is an error too, unless its reader has ended (``| head``): it
+    has had what it wanted. The command then ends quietly with status 0.
     """
     with standard_streams() as finish:
 
@@ -61,7 +59,7 @@ def _status_of(act: Callable[[], Any]) -> int:
         left = act()
     except OutputError as error:
         if error.is_reader_gone:
-            return READER_GONE
+            return 0
         say(line_of(error))
         return FAILED
     except (KeyboardInterrupt, click.Abort):

@@ -37,7 +37,6 @@ _STATUS = (
     ("2", "wrong words or settings"),
     ("3", "not everything is uploaded"),
     ("130", "interrupted"),
-    ("141", "the reader of the output has ended"),
 )
 _FILES = (
     ("/etc/artifactfs/config.toml", "settings of the machine"),
