@@ -66,6 +66,11 @@ def drop_caches() -> None:
     Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
+def drop_names() -> None:
+    """Drop the kernel's names and attributes, so that file systems are asked for them."""
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the user and system seconds of a process, its threads and its descendants."""
     children: dict[int, list[int]] = {}

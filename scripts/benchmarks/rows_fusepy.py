@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.context import Context, remote_file
-from benchmarks.measure import drop_caches, read_whole, run, seconds
+from benchmarks.measure import drop_names, read_whole, run, seconds
 from benchmarks.peers import rclone_mount, rclone_remote, require
 from benchmarks.row import Figure, PeerAbsentError, Sample, row
 from benchmarks.rows_cached import dropped, random_reads, speeds, times
@@ -61,7 +61,7 @@ def _listing(context: Context) -> Iterator[Sample]:
         for _ in range(context.rounds):
             took_s = []
             for path in (rclone.path, mount.artifacts):
-                drop_caches()
+                drop_names()
                 took_s.append(seconds(lambda path=path: _list_and_stat(path)))
             yield times("list", took_s[1], took_s[0])
 
