@@ -15,7 +15,7 @@ from artifactfs.cache.grains import GRAIN_BYTES, checksum
 from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import Cache, read_all
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 DATA = random.Random(7).randbytes(3_000_017)
 OTHER = random.Random(8).randbytes(len(DATA))
@@ -226,14 +226,14 @@ def test_a_damaged_file_with_another_name_is_fetched_into_new_files(
         content = store.open(ARTIFACT)
         try:
             content.read(0, len(DATA))
-            eventually(lambda: content.read(0, len(DATA)) == DATA)
+            wait_until(lambda: content.read(0, len(DATA)) == DATA)
             assert state_of(spooled) == before
             return content.verified and content.backing_fd() is not None
         finally:
             content.close()
             store.verify()
 
-    eventually(opened_again_is_whole)
+    wait_until(opened_again_is_whole)
     assert state_of(spooled) == before
     assert cache.file(ARTIFACT).read_bytes() == DATA
     assert not cache.file(ARTIFACT).samefile(spooled)
@@ -311,7 +311,7 @@ def test_a_name_that_others_give_a_file_that_is_being_filled_stops_its_filling(
     store = cache.over(Source(DATA))
     content = store.open(ARTIFACT)
     assert content.read(0, 10) == DATA[:10]
-    eventually(lambda: store.statistics().fetched_bytes >= 1 << 20)  # what is read ahead has come
+    wait_until(lambda: store.statistics().fetched_bytes >= 1 << 20)  # what is read ahead has come
     os.link(cache.file(ARTIFACT), tmp_path / "theirs")
     before = state_of(tmp_path / "theirs")
     assert content.read(0, len(DATA)) == DATA
@@ -322,5 +322,5 @@ def test_a_name_that_others_give_a_file_that_is_being_filled_stops_its_filling(
         read_all(store, ARTIFACT, DATA)
         return cache.file(ARTIFACT).read_bytes() == DATA
 
-    eventually(read_again_is_kept)
+    wait_until(read_again_is_kept)
     assert state_of(tmp_path / "theirs") == before

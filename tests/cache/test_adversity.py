@@ -27,7 +27,7 @@ from artifactfs.fallocate import fallocate
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 __all__ = ["cache"]
 OTHER = bytes(reversed(DATA))
@@ -114,7 +114,7 @@ def test_a_cache_removed_while_many_read(cache: Cache) -> None:
     for _ in range(20):
         shutil.rmtree(cache.directory / "v2", ignore_errors=True)
         before = store.statistics().fetched_bytes
-        eventually(lambda before=before: store.statistics().fetched_bytes > before or failures)  # type: ignore[misc]
+        wait_until(lambda before=before: store.statistics().fetched_bytes > before or failures)  # type: ignore[misc]
     ended.set()
     for reader in readers:
         reader.join()
@@ -137,7 +137,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_becomes_read_only_is_read_past(cache: Cache, disk: Path) -> None:
     store = cache.over(Two(Source(DATA), Source(OTHER)))
     read_all(store, artifact_of(DATA))
-    eventually(lambda: not lsof(disk))
+    wait_until(lambda: not lsof(disk))
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     read_all(store, artifact_of(DATA))
     read_all(store, artifact_of(OTHER), OTHER)
@@ -236,7 +236,7 @@ def test_what_the_keeper_writes_down_goes_to_no_other_file(
 
     monkeypatch.setattr(Sidecar, "describe", closed_before)
     assert content.read(1_000_000, 1_000_010) == DATA[1_000_000:1_000_010]
-    eventually(lambda: len(others) == 16 and store.statistics().open_contents == 0)
+    wait_until(lambda: len(others) == 16 and store.statistics().open_contents == 0)
     cache.close(store)  # ends the keeper
     assert unharmed(others)
     assert store.usage(artifact_of(DATA)).cached_bytes == GRAIN_BYTES
@@ -335,7 +335,7 @@ def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
 
     monkeypatch.setattr("artifactfs.cache.verifier.hashlib", SimpleNamespace(sha256=Digest))
     content.request(Span(0, len(DATA)), lambda _: None)
-    eventually(lambda: freed)
+    wait_until(lambda: freed)
     cache.close(store)  # ends the verifying thread
     assert freed == [len(DATA)]
     assert not content.verified
@@ -382,7 +382,7 @@ def test_clearing_leaves_nothing_behind(cache: Cache) -> None:
     store = cache.over(Two(Source(DATA), Source(OTHER)))
     read_all(store, artifact_of(DATA))
     read_all(store, artifact_of(OTHER), OTHER)
-    eventually(lambda: not lsof(cache.directory))
+    wait_until(lambda: not lsof(cache.directory))
     cache.file(artifact_of(DATA), ".grains").unlink()
     cache.file(artifact_of(OTHER)).unlink()
     (cache.file(artifact_of(DATA)).parent / "0123.new").write_bytes(bytes(100_000))
@@ -464,13 +464,13 @@ def test_pinning_takes_as_long_as_it_takes(cache: Cache) -> None:
     source.gate.clear()
     store = cache.over(source, read_timeout_s=0.1)
     store.pin(artifact_of(DATA))
-    eventually(lambda: source.requests)
+    wait_until(lambda: source.requests)
     reader = store.open(artifact_of(DATA))
     with pytest.raises(Exception, match="in time"):
         reader.read(0, 10)
     reader.close()
     source.gate.set()
-    eventually(lambda: store.usage(artifact_of(DATA)).cached_bytes == len(DATA))
+    wait_until(lambda: store.usage(artifact_of(DATA)).cached_bytes == len(DATA))
 
 
 def test_a_full_disk_is_an_error_of_pinning_and_nothing_stays_open(
@@ -501,7 +501,7 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     stuck.gate.clear()
     hanging = one.open(artifact_of(OTHER))
     hanging.request(Span(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
-    eventually(lambda: stuck.requests)
+    wait_until(lambda: stuck.requests)
     shared.intake.free(Span(0, len(DATA)))
     assert arrived.wait(5)
     stuck.gate.set()

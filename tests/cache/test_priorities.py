@@ -23,7 +23,7 @@ from artifactfs.errors import Cancelled
 from artifactfs.spans import Span
 from tests.cache.source import NOW, Probe
 from tests.cache.test_store import Cache
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 PINNED_BYTES = 48 << 20
 FILE_BYTES = 6 << 20
@@ -126,13 +126,13 @@ def pin(store: Store, source: Gated, count: int) -> list[Artifact]:
     source.held |= {one.id for one in pinned}
     for one in pinned:
         store.pin(one)
-    eventually(lambda: source.waiting >= 1)
+    wait_until(lambda: source.waiting >= 1)
     return pinned
 
 
 def fill(source: Gated, connections: int) -> None:
     """Wait until pinning uses all connections that it may."""
-    eventually(lambda: source.waiting == max(1, connections - max(1, connections // 4)))
+    wait_until(lambda: source.waiting == max(1, connections - max(1, connections // 4)))
 
 
 def read(content: Content, one: Artifact, start: int, stop: int) -> None:
@@ -145,7 +145,7 @@ def let_through_until(done: Future[None], source: Gated, most: int) -> None:
         if done.done():
             break
         source.permits.release()
-        eventually(lambda: done.done() or (source.permits._value == 0 and source.waiting))
+        wait_until(lambda: done.done() or (source.permits._value == 0 and source.waiting))
     done.result(10)
 
 
@@ -253,7 +253,7 @@ def test_pins_are_fetched_whole_and_each_byte_once(
     for one in pinned:
         store.pin(one)
     for one in pinned:
-        eventually(lambda one=one: store.usage(one).cached_bytes == 9_000_001)  # type: ignore[misc]
+        wait_until(lambda one=one: store.usage(one).cached_bytes == 9_000_001)  # type: ignore[misc]
         assert source.grains_of(one) == -(-9_000_001 // GRAIN_BYTES)
 
 
@@ -269,7 +269,7 @@ def test_what_gave_way_is_fetched_afterwards_and_once(
         let_through_until(done, source, FEW)
     content.close()
     source.permits.release(2 * PINNED_BYTES // GRAIN_BYTES)
-    eventually(lambda: store.usage(pinned).cached_bytes == PINNED_BYTES, 30)
+    wait_until(lambda: store.usage(pinned).cached_bytes == PINNED_BYTES, 30)
     assert source.grains_of(pinned) == PINNED_BYTES // GRAIN_BYTES
     read_pinned = store.open(pinned)
     read(read_pinned, pinned, 30 << 20, 31 << 20)
@@ -283,4 +283,4 @@ def test_a_store_that_is_closed_under_way_leaves_no_pin_waiting(
     pin(store, source, 3)
     source.ended.set()
     store.close()
-    eventually(lambda: store.statistics().open_contents == 0)
+    wait_until(lambda: store.statistics().open_contents == 0)

@@ -39,7 +39,7 @@ from artifactfs.errors import ArtifactfsError, Cancelled
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.cache.faulty_origin import BEARABLE, FINAL, FORGING, Fault, Origin
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AT_ONCE = 32
@@ -227,13 +227,13 @@ def read_all(world: World, plan: list[Case]) -> list[list[ArtifactfsError]]:
 
 def _whole_is_right(world: World, listed: Listed) -> None:
     """A read after the faults is right; what answers from before did may still have to show."""
-    eventually(lambda: _verifies(world, listed.artifact), HANGS_S / 2)
+    wait_until(lambda: _verifies(world, listed.artifact), HANGS_S / 2)
 
 
 def _verifies(world: World, artifact: Artifact) -> bool:
     content = world.store.open(artifact)
     try:
-        eventually(lambda: _reads_whole(content, artifact) and content.verified, HANGS_S / 2)
+        wait_until(lambda: _reads_whole(content, artifact) and content.verified, HANGS_S / 2)
         return _reads_whole(content, artifact)
     except ArtifactfsError:
         return False

@@ -11,7 +11,7 @@ import pytest
 from artifactfs.cache import Content, Store
 from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 MIB = 1 << 20
 DATA = random.Random(2).randbytes(40 * MIB)
@@ -62,7 +62,7 @@ def test_the_first_bytes_do_not_wait_for_what_is_read_ahead(
 def test_a_sequential_reader_finds_the_next_bytes_here(content: Content, source: Source) -> None:
     for start in range(0, 4 * MIB, MIB):
         content.read(start, start + MIB)
-    eventually(lambda: source.delivered_bytes >= 10 * MIB)
+    wait_until(lambda: source.delivered_bytes >= 10 * MIB)
     requests = len(source.requests)
     assert is_here(content, 4 * MIB, 5 * MIB)
     assert is_here(content, 5 * MIB, 6 * MIB)
@@ -81,7 +81,7 @@ def test_what_a_closed_file_had_planned_is_fetched_for_the_next_who_opens_it(
     source.gate.clear()
     gone = store.open(artifact_of(DATA))
     gone.request(Span(0, MIB), lambda error: None)
-    eventually(lambda: source.requests)
+    wait_until(lambda: source.requests)
     gone.close()
     source.gate.set()
     back = store.open(artifact_of(DATA))

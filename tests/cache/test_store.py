@@ -35,7 +35,7 @@ from artifactfs.errors import (
 )
 from artifactfs.spans import Span
 from tests.cache.source import Probe, Source, artifact_of, broken
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 
 class Cache:
@@ -210,9 +210,9 @@ def test_a_content_that_is_not_what_its_hash_says_is_fetched_once_more(cache: Ca
     store = cache.over(source)
     content = store.open(artifact_of(DATA))
     content.read(0, len(DATA))
-    eventually(lambda: store.statistics().mismatches == 1)
+    wait_until(lambda: store.statistics().mismatches == 1)
     assert content.read(0, len(DATA)) == DATA
-    eventually(lambda: content.verified)
+    wait_until(lambda: content.verified)
     assert content.backing_fd() is not None
     content.close()
 
@@ -303,13 +303,13 @@ def test_the_cache_keeps_to_its_size_and_spares_what_is_open_or_pinned(cache: Ca
         if number == 0:
             store.pin(artifact_of(data))
         read_all(store, artifact_of(data), data)
-        eventually(lambda store=store: store.statistics().open_contents == 0)  # type: ignore[misc]
+        wait_until(lambda store=store: store.statistics().open_contents == 0)  # type: ignore[misc]
         cache.close(store)
         os.utime(cache.file(artifact_of(data), ".grains"), (number, number))
     store = cache.over(Source(files[1]), size_bytes=1 << 20)
     opened = store.open(artifact_of(files[1]))
     os.utime(cache.file(artifact_of(files[1]), ".grains"), (1, 1))
-    eventually(lambda: store.statistics().evicted_bytes > 0, 20)
+    wait_until(lambda: store.statistics().evicted_bytes > 0, 20)
     left = {
         number for number, data in enumerate(files) if store.usage(artifact_of(data)).cached_bytes
     }
@@ -453,7 +453,7 @@ def test_a_mount_that_hangs_in_a_download_does_not_hang_another(cache: Cache) ->
     one, other = cache.over(hanging), cache.over(Source(DATA))
     stuck = one.open(artifact_of(DATA))
     stuck.request(Span(0, 10), lambda _: None)
-    eventually(lambda: hanging.requests)
+    wait_until(lambda: hanging.requests)
     read_all(other, artifact_of(DATA))
     hanging.gate.set()
     stuck.close()
@@ -465,7 +465,7 @@ def test_what_another_mount_has_removed_and_partly_fetched_again_is_not_taken_fo
     source = Source(DATA)
     one, other = cache.over(source), cache.over(Source(DATA))
     read_all(one, artifact_of(DATA))
-    eventually(lambda: other.clear() > 0)  # whoever hashes it has it open still
+    wait_until(lambda: other.clear() > 0)  # whoever hashes it has it open still
     content = other.open(artifact_of(DATA))
     content.read(0, 100)
     content.close()
@@ -481,12 +481,12 @@ def test_what_another_mount_has_given_back_a_part_of_is_not_verified_any_more(
     one, other = cache.over(Source(DATA)), cache.over(Source(DATA))
     content = one.open(artifact_of(DATA))
     content.read(0, len(DATA))
-    eventually(lambda: content.verified)
+    wait_until(lambda: content.verified)
     content.close()
     theirs = other.open(artifact_of(DATA))
     theirs.read(0, len(DATA))
     (shared,) = other.all_open()
-    eventually(lambda: shared.punch(1 << 30))  # whoever hashes it has it open still
+    wait_until(lambda: shared.punch(1 << 30))  # whoever hashes it has it open still
     theirs.close()
     content = one.open(artifact_of(DATA))
     assert not content.complete
@@ -506,8 +506,8 @@ def test_a_file_larger_than_the_cache_gives_back_what_was_read_before(
     for start in range(0, len(data), 1 << 20):
         assert content.read(start, start + (1 << 20)) == data[start : start + (1 << 20)]
     file = cache.file(artifact)
-    eventually(lambda: file.stat().st_blocks * 512 <= 9 << 20, 20)
-    eventually(lambda: store.statistics().evicted_bytes > 0)
+    wait_until(lambda: file.stat().st_blocks * 512 <= 9 << 20, 20)
+    wait_until(lambda: store.statistics().evicted_bytes > 0)
     for start in range(0, len(data), 1 << 20):
         assert content.read(start, start + (1 << 20)) == data[start : start + (1 << 20)]
     content.close()
@@ -523,11 +523,11 @@ def test_what_the_kernel_reads_by_itself_is_not_given_back(
     store = cache.over(Source(DATA), size_bytes=1 << 20)
     content = store.open(artifact_of(DATA))
     content.read(0, len(DATA))
-    eventually(lambda: content.backing_fd() is not None)
+    wait_until(lambda: content.backing_fd() is not None)
     before = store.statistics().evicted_bytes
     other = store.open(artifact_of(DATA))
     done = len(surveys)
-    eventually(lambda: len(surveys) >= done + 2)  # the last of them has begun after that
+    wait_until(lambda: len(surveys) >= done + 2)  # the last of them has begun after that
     assert store.statistics().evicted_bytes == before
     assert cache.file(artifact_of(DATA)).read_bytes() == DATA
     other.close()
@@ -557,7 +557,7 @@ def test_the_cache_of_an_older_version_is_removed_and_of_a_newer_one_left_alone(
         (cache.directory / name / "file").write_text("x")
     store = cache.over(Source(DATA), size_bytes=1 << 20)
     read_all(store, artifact_of(DATA))
-    eventually(lambda: not (cache.directory / "v1").exists(), 10)
+    wait_until(lambda: not (cache.directory / "v1").exists(), 10)
     assert (cache.directory / "v99" / "file").exists()
     assert (cache.directory / "mine" / "file").exists()
 
@@ -590,7 +590,7 @@ def test_a_kill_in_mid_download_leaves_a_usable_cache(cache: Cache) -> None:
     )  # fmt: skip
     assert child.stdout is not None
     assert child.stdout.readline() == b"read\n"
-    eventually(lambda: list(cache.directory.rglob("*.grains")), 10)
+    wait_until(lambda: list(cache.directory.rglob("*.grains")), 10)
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()

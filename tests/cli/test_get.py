@@ -21,7 +21,7 @@ from artifactfs.cli import cli
 from artifactfs.cli.failures import run
 from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 DATA = b"new content\n" * 20_000
 OLD = b"old"
@@ -274,7 +274,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(
         monkeypatch.setenv("ARTIFACTFS_URL", proxy.url)
 
         def appear() -> None:
-            eventually(lambda: list(Path().glob(".a.bin.*")), 30)
+            wait_until(lambda: list(Path().glob(".a.bin.*")), 30)
             Path("a.bin").write_bytes(OLD)
 
         appearing = threading.Thread(target=appear)
@@ -309,11 +309,11 @@ def test_a_signal_leaves_no_temporary_file_and_the_old_one(
             stderr=subprocess.PIPE,
         )  # fmt: skip
         if what == "fifo":
-            eventually(lambda: target_is_open(running.pid, target), 30)
+            wait_until(lambda: target_is_open(running.pid, target), 30)
         elif what == "fifo without reader":
-            eventually(lambda: proxy.count("GET", "/artifacts"), 30)
+            wait_until(lambda: proxy.count("GET", "/artifacts"), 30)
         else:
-            eventually(lambda: sorted(os.listdir(tmp_path)) != before, 30)
+            wait_until(lambda: sorted(os.listdir(tmp_path)) != before, 30)
         running.send_signal(number)
         _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said

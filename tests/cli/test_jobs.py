@@ -19,7 +19,7 @@ from artifactfs.cli.failures import run
 from artifactfs.controller.program import ProgramJob
 from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -55,7 +55,7 @@ def test_a_programs_log_is_followed_through_its_retry(
     job.make()
 
     def begin() -> None:
-        eventually(lambda: proxy.count("GET", "/jobs/program/stream"), 30)
+        wait_until(lambda: proxy.count("GET", "/jobs/program/stream"), 30)
         job.start()
 
     with FaultProxy(service.url) as proxy, monkeypatch.context() as patched:
@@ -126,7 +126,7 @@ def test_several_jobs_are_watched_until_all_have_ended(
             proxy.break_with(path="/jobs/watch", status=404, times=9)
 
         def end() -> None:
-            eventually(lambda: proxy.count("GET", "/jobs/watch"), 30)
+            wait_until(lambda: proxy.count("GET", "/jobs/watch"), 30)
             progress = {"index": 0, "append": "last line\n", "latest_progress": 0.5}
             service.dev(f"jobs/{good}/tasks", progress)
             service.end_job(good, result={"tasks": [{"result_quality": 0.999}]})

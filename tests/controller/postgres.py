@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 
 def _program(name: str) -> str:
@@ -53,7 +53,7 @@ class Postgres:
                 stderr=log,
                 cwd=self._directory,
             )
-        eventually(self._answers, 30)
+        wait_until(self._answers, 30)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -21,7 +21,7 @@ import requests
 from artifactfs.controller.shared_index import SharedGuard, SharedIndex, open_engine
 from artifactfs.controller.testing import LocalController
 from tests.controller.postgres import Postgres, postgres
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
 BUCKET = "shared"
@@ -47,7 +47,7 @@ def bucket_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
     try:
-        eventually(lambda: re.search(r"Running on (http://\S+)", path.read_text()), 30)
+        wait_until(lambda: re.search(r"Running on (http://\S+)", path.read_text()), 30)
         found = re.search(r"Running on (http://\S+)", path.read_text())
         assert found is not None
         client = boto3.client("s3", endpoint_url=found[1])
@@ -253,7 +253,7 @@ def test_one_that_dies_lets_go_of_everything(database: Postgres) -> None:
             with other.alone("content") as alone:
                 return alone
 
-        eventually(let_go)  # the server notices when it does
+        wait_until(let_go)  # the server notices when it does
     for guard in (mine, other):
         guard.close()
     for engine in engines:

@@ -18,7 +18,7 @@ from artifactfs.config import UploadConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.drop import State
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 from .conftest import Bench, digest, entry, write
 
@@ -38,7 +38,7 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
             stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
         )  # fmt: skip
     try:
-        eventually(lambda: _url_in(tmp_path / "s3.log"), 30)
+        wait_until(lambda: _url_in(tmp_path / "s3.log"), 30)
         url = _url_in(tmp_path / "s3.log")
         assert url is not None
         client = boto3.client("s3", endpoint_url=url)
@@ -145,7 +145,7 @@ def test_a_multipart_upload_goes_on_where_it_was(
     outbox = bench.outbox()
     s3.break_with(method="PUT", path="/uploads/", status=503, times=99, skip=2)
     write(outbox, "file", data)
-    eventually(lambda: s3.count("PUT", "/uploads/") > 2, 30)
+    wait_until(lambda: s3.count("PUT", "/uploads/") > 2, 30)
     bench.close(outbox)
     s3.heal()
     before = s3.count("PUT", "/uploads/")
@@ -182,11 +182,11 @@ def test_the_service_killed_while_it_completes_completes_later(
     outbox = bench.outbox()
     data = os.urandom(PART + 1)
     write(outbox, "file", data)
-    eventually(lambda: s3.count("GET", "/uploads/") > 1, 30)
+    wait_until(lambda: s3.count("GET", "/uploads/") > 1, 30)
     controller.kill()
     s3.heal()
     controller.start()
-    eventually(lambda: entry(outbox, "file").state is State.UPLOADED, 60)
+    wait_until(lambda: entry(outbox, "file").state is State.UPLOADED, 60)
     assert bench.listed() == {"file": digest(data)}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from artifactfs.drop import Outbox, State
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 from .conftest import Bench, digest, entry, write
 
@@ -96,9 +96,9 @@ def arrange(bench: Bench, proxy: FaultProxy, state: State) -> Outbox:
     else:
         proxy.break_with(method="POST", path="/artifacts", delay_s=1.0)
         write(outbox, "before", b"before")
-        eventually(lambda: entry(outbox, "before").state is State.UPLOADING)
+        wait_until(lambda: entry(outbox, "before").state is State.UPLOADING)
         write(outbox, "file", OLD)
-    eventually(lambda: entry(outbox, "file").state is state)
+    wait_until(lambda: entry(outbox, "file").state is state)
     return outbox
 
 

@@ -13,7 +13,8 @@ import pytest
 from artifactfs.artifact import Artifact
 from artifactfs.drop import Outbox, State
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until
 
 from .conftest import Bench, digest, entry, write
 
@@ -115,7 +116,7 @@ def test_what_changes_while_the_answer_is_waited_for_is_not_adopted(
     outbox = bench.outbox()
     proxy.break_with(method="POST", path="/artifacts", delay_s=0.5)
     write(outbox, "file", OLD)
-    eventually(lambda: entry(outbox, "file").state is State.UPLOADING)
+    wait_until(lambda: entry(outbox, "file").state is State.UPLOADING)
     change(outbox)
     changed = content(outbox)
     assert outbox.wait(timeout_s=30) == []

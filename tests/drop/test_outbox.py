@@ -18,7 +18,7 @@ from artifactfs.drop.journal import Journal
 from artifactfs.drop.spool import Slot
 from artifactfs.errors import SpoolFull
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 from .conftest import Bench, digest, entry, write
 
@@ -176,7 +176,7 @@ def test_an_overwritten_upload_is_not_the_old_one(bench: Bench, proxy: FaultProx
     outbox = bench.outbox()
     proxy.break_with(method="POST", path="/artifacts", delay_s=0.5)
     write(outbox, "file", b"first")
-    eventually(lambda: entry(outbox, "file").state is State.UPLOADING)
+    wait_until(lambda: entry(outbox, "file").state is State.UPLOADING)
     file = outbox.open("file", os.O_WRONLY | os.O_TRUNC)
     file.write(0, b"second")
     file.flush(0)
@@ -209,7 +209,7 @@ def test_what_has_lingered_leaves_and_its_folder_with_it(bench: Bench) -> None:
     outbox.make_folder("made", 0o755)
     outbox.make_folder("used", 0o755)
     write(outbox, "used/file", b"x")
-    eventually(lambda: [one.path for one in outbox.children("")] == ["made"], 20)
+    wait_until(lambda: [one.path for one in outbox.children("")] == ["made"], 20)
 
 
 def test_a_full_spool_says_so_and_keeps_what_was_closed(bench: Bench) -> None:
@@ -356,7 +356,7 @@ def test_a_service_that_is_away_delays_and_loses_nothing(
     outbox = bench.outbox()
     controller.stop()
     write(outbox, "file", b"x")
-    eventually(lambda: entry(outbox, "file").error is not None, 20)
+    wait_until(lambda: entry(outbox, "file").error is not None, 20)
     assert entry(outbox, "file").state in (State.QUEUED, State.UPLOADING)
     controller.start()
     assert outbox.wait(timeout_s=60) == []
@@ -382,7 +382,7 @@ def test_fsync_is_durable_here_and_waits_for_no_upload(
     outbox = bench.outbox()
     proxy.break_with(method="POST", path="/artifacts", delay_s=600, times=99)
     write(outbox, "closed", b"x")
-    eventually(lambda: entry(outbox, "closed").state is State.UPLOADING)
+    wait_until(lambda: entry(outbox, "closed").state is State.UPLOADING)
     reached: list[str] = []
 
     def note(owner: type, name: str) -> None:
@@ -422,7 +422,7 @@ def test_closing_is_quick_while_the_service_hangs(bench: Bench, proxy: FaultProx
     outbox = bench.outbox()
     proxy.break_with(method="POST", path="/artifacts", delay_s=60, times=99)
     write(outbox, "file", b"x")
-    eventually(lambda: entry(outbox, "file").state is State.UPLOADING)
+    wait_until(lambda: entry(outbox, "file").state is State.UPLOADING)
     bench.service.close()
     started = time.monotonic()
     bench.close(outbox)

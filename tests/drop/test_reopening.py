@@ -15,7 +15,8 @@ from artifactfs import system
 from artifactfs.drop import OpenFile, Outbox, State
 from artifactfs.drop import files as spooled
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE
-from tests.faults import FaultProxy, eventually
+from tests.fault_proxy import FaultProxy
+from tests.helpers import wait_until
 
 from .conftest import Bench, digest, entry, write
 from .test_generations import CHANGES
@@ -95,7 +96,7 @@ def test_a_closed_file_that_is_changed_comes_back_as_interrupted(
     outbox = bench.outbox()
     disk = Disk(bench, monkeypatch, tmp_path / "after")
     write(outbox, "file", OLD)
-    eventually(lambda: entry(outbox, "file").state is before)
+    wait_until(lambda: entry(outbox, "file").state is before)
     disk.cut_at_change()
     change(outbox)
     assert after_the_cut(bench, disk) is State.INTERRUPTED

@@ -14,7 +14,7 @@ from artifactfs.errors import SpoolFull
 from artifactfs.remote import Service
 from artifactfs.token import TokenSource
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 from .conftest import HTTP, Bench, digest, entry, write
 
@@ -55,7 +55,7 @@ def test_a_completion_whose_answer_is_lost_for_good_is_recognised_after_a_restar
     proxy.break_with(method="POST", path="/complete", lose_answer=True, times=99)
     data = os.urandom(LARGE)
     write(outbox, "large", data)
-    eventually(lambda: proxy.count("POST", "/complete") > 0, 30)
+    wait_until(lambda: proxy.count("POST", "/complete") > 0, 30)
     bench.close(outbox)
     proxy.heal()
     sent = proxy.count("PUT", PARTS)
@@ -83,7 +83,7 @@ def test_an_upload_that_the_service_has_forgotten_begins_again(
     outbox = bench.outbox()
     data = os.urandom(LARGE)
     write(outbox, "large", data)
-    eventually(lambda: proxy.count("PUT", PARTS) > 1, 30)
+    wait_until(lambda: proxy.count("PUT", PARTS) > 1, 30)
     bench.close(outbox)
     proxy.heal()
     proxy.break_with(method="GET", path="/artifacts/multipart/", status=404)
@@ -98,7 +98,7 @@ def test_an_upload_that_nobody_wants_any_more_is_given_up(
     proxy.break_with(method="PUT", path=PARTS, status=503, times=99)
     outbox = bench.outbox()
     write(outbox, "large", os.urandom(LARGE))
-    eventually(lambda: proxy.count("PUT", PARTS) > 0, 30)
+    wait_until(lambda: proxy.count("PUT", PARTS) > 0, 30)
     if end == "unlink":
         outbox.unlink("large")
     elif end == "rename":
@@ -108,7 +108,7 @@ def test_an_upload_that_nobody_wants_any_more_is_given_up(
         file.write(0, b"small")
         file.flush(os.getpid())
         file.release()
-    eventually(lambda: proxy.count("DELETE", "/artifacts/multipart/") == 1, 30)
+    wait_until(lambda: proxy.count("DELETE", "/artifacts/multipart/") == 1, 30)
     proxy.heal()
     assert outbox.wait(timeout_s=30) == []
 
@@ -181,7 +181,7 @@ def test_a_token_that_is_revoked_and_renewed_delays_and_loses_nothing(
     assert outbox.wait(timeout_s=10) == []
     controller.remove_token(first)
     write(outbox, "after", b"after")
-    eventually(lambda: entry(outbox, "after").error is not None, 20)
+    wait_until(lambda: entry(outbox, "after").error is not None, 20)
     assert "401" in (entry(outbox, "after").error or "")
     assert entry(outbox, "after").state is not State.FAILED
     file.write_text(controller.add_token())

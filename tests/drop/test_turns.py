@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from artifactfs.drop.gate import Gate
 from artifactfs.drop.turns import Lane, Turns
 from artifactfs.errors import Cancelled
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 SMALL, LARGE = Lane.SMALL, Lane.LARGE
 
@@ -116,7 +116,7 @@ def test_with_one_connection_both_kinds_take_turns() -> None:
         threads = [threading.Thread(target=use, args=(lane,)) for lane in [LARGE] * 5 + [SMALL] * 5]
         for thread in threads:
             thread.start()
-        eventually(lambda: gate.waiting == 10)
+        wait_until(lambda: gate.waiting == 10)
     for thread in threads:
         thread.join()
     assert order == [SMALL, LARGE] * 5

@@ -16,7 +16,7 @@ from artifactfs.artifact import Artifact
 from artifactfs.config import UploadConfig
 from artifactfs.drop import Uploader
 from artifactfs.drop.counting import RETENTION, counts
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import Bench, digest, write
 

@@ -26,7 +26,7 @@ from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
 from artifactfs.fsspec.listing import Folder, Snapshot
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 from .conftest import sha256
 
@@ -138,7 +138,7 @@ def test_ranges_do_not_wait_for_each_other(environment: None, controller: LocalC
             proxy.break_with(method="GET", path=one, stall_after=0, times=-1)
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(fs.cat_ranges, names, 0, 1)
-            eventually(lambda: all(proxy.count("GET", one) for one in ids), 30)
+            wait_until(lambda: all(proxy.count("GET", one) for one in ids), 30)
             results = running.result(60)
     assert all(isinstance(result, OSError) for result in results)
     fs.close()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from artifactfs.kernel import mount_table
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 START_S = 20.0
@@ -142,7 +142,7 @@ class Mount:
 
     def wait_held(self, operation: str, number: int = 1) -> None:
         """Until `number` calls of `operation` are held."""
-        eventually(lambda: self.command("held", operation=operation) >= number)
+        wait_until(lambda: self.command("held", operation=operation) >= number)
 
     def publish(self, path: str, content: bytes) -> int:
         """A file comes, or changes its meaning, by itself."""

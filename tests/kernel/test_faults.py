@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.memory_tree import FETCHED
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -221,7 +221,7 @@ def test_a_failed_open_leaves_nothing_open(mount: Mount) -> None:
         with pytest.raises(OSError):
             os.open(mount / "drop/there", os.O_RDONLY)
         mount.let_go()
-    eventually(lambda: mount.dropped()["there"]["handles"] == 0)
+    wait_until(lambda: mount.dropped()["there"]["handles"] == 0)
 
 
 def test_half_a_read_is_never_taken_for_the_end(mount: Mount) -> None:

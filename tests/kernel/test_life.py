@@ -24,7 +24,7 @@ from artifactfs.kernel.mounting import (
     unmount,
 )
 from tests.kernel.conftest import StartMount
-from tests.kernel.mounted import Mount, eventually, is_mounted
+from tests.kernel.mounted import Mount, is_mounted, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -91,7 +91,7 @@ def test_fusermount_ends_the_driver(mount: Mount) -> None:
 def test_a_signal_before_it_is_ready_leaves_nothing(start_mount: StartMount) -> None:
     for _ in range(3):
         mount = start_mount(wait=False)
-        eventually(lambda mount=mount: is_mounted(mount.path) or mount.process.poll() is not None)
+        wait_until(lambda mount=mount: is_mounted(mount.path) or mount.process.poll() is not None)
         mount.process.send_signal(signal.SIGTERM)
         mount.process.wait(20)
         assert not is_mounted(mount.path)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.kernel.memory_tree import FETCHED
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -60,7 +60,7 @@ def test_programs_that_race_break_nothing_and_leave_nothing(mount: Mount) -> Non
         for racer in racers:
             racer.kill()
             racer.wait()
-    eventually(lambda: not any(one["handles"] for one in mount.dropped().values()))
+    wait_until(lambda: not any(one["handles"] for one in mount.dropped().values()))
     for above, _, names in os.walk(mount / "drop"):
         assert not [name for name in names if name.startswith(".fuse_hidden")], above
     assert not [name for name in mount.dropped() if ".fuse_hidden" in name]

@@ -22,7 +22,7 @@ from tests.kernel.memory_tree import (
     MANY,
     ODD_NAMES,
 )
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -267,7 +267,7 @@ def test_a_new_name_is_there_at_once(mount: Mount) -> None:
     with pytest.raises(FileNotFoundError):
         os.stat(mount / "fixed/new")
     ino = mount.publish("fixed/new", b"fresh")
-    assert eventually(lambda: os.path.exists(mount / "fixed/new"))
+    assert wait_until(lambda: os.path.exists(mount / "fixed/new"))
     assert (mount / "fixed/new").read_bytes() == b"fresh"
     assert os.stat(mount / "fixed/new").st_ino == ino
     assert "new" in os.listdir(mount / "fixed")
@@ -277,7 +277,7 @@ def test_a_name_that_went_is_gone(mount: Mount) -> None:
     mount.publish("fixed/short", b"lived")
     assert (mount / "fixed/short").read_bytes() == b"lived"
     mount.command("withdraw", path="fixed/short")
-    eventually(lambda: not os.path.exists(mount / "fixed/short"))
+    wait_until(lambda: not os.path.exists(mount / "fixed/short"))
     assert "short" not in os.listdir(mount / "fixed")
 
 
@@ -286,7 +286,7 @@ def test_a_name_with_another_meaning_never_shows_old_bytes(mount: Mount) -> None
     for number, size in enumerate((70_000, 70_000, 10, 200_000)):
         content = bytes([65 + number]) * size
         ino = mount.publish("fixed/name", content)
-        eventually(lambda ino=ino: os.stat(path).st_ino == ino)
+        wait_until(lambda ino=ino: os.stat(path).st_ino == ino)
         assert path.read_bytes() == content
         assert path.read_bytes() == content
 
@@ -294,7 +294,7 @@ def test_a_name_with_another_meaning_never_shows_old_bytes(mount: Mount) -> None
 def test_an_open_file_keeps_its_bytes_when_its_name_gets_another_meaning(mount: Mount) -> None:
     path, old, new = mount / "fixed/name", b"old!" * 100_000, b"new"
     mount.publish("fixed/name", old)
-    fd = eventually(lambda: os.path.exists(path) and os.open(path, os.O_RDONLY))
+    fd = wait_until(lambda: os.path.exists(path) and os.open(path, os.O_RDONLY))
     try:
         assert os.pread(fd, 10, 0) == old[:10]
         mount.publish("fixed/name", new)
@@ -307,7 +307,7 @@ def test_an_open_file_keeps_its_bytes_when_its_name_gets_another_meaning(mount: 
         assert os.fstat(fd).st_size == len(old)
     finally:
         os.close(fd)
-    eventually(lambda: path.read_bytes() == new)
+    wait_until(lambda: path.read_bytes() == new)
 
 
 def test_an_open_file_keeps_working_when_its_name_goes(mount: Mount) -> None:
@@ -316,7 +316,7 @@ def test_an_open_file_keeps_working_when_its_name_goes(mount: Mount) -> None:
     with open(mount / "fixed/name", "rb", buffering=0) as file:
         mount.command("withdraw", path="fixed/name")
         assert b"".join(iter(lambda: file.read(60_000), b"")) == content
-    eventually(lambda: not os.path.exists(mount / "fixed/name"))
+    wait_until(lambda: not os.path.exists(mount / "fixed/name"))
 
 
 def test_a_log_grows_under_its_reader(mount: Mount) -> None:
@@ -328,7 +328,7 @@ def test_a_log_grows_under_its_reader(mount: Mount) -> None:
             mount.append("live/grow.log", line)
             assert log.read(100) == line
             assert os.stat(path).st_size == log.tell()
-            eventually(lambda: os.fstat(log.fileno()).st_size == log.tell())
+            wait_until(lambda: os.fstat(log.fileno()).st_size == log.tell())
 
 
 def test_a_log_that_grew_is_copied_whole(mount: Mount, tmp_path: Path) -> None:

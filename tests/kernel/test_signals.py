@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.memory_tree import FETCHED
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -94,7 +94,7 @@ def test_a_stopped_caller_goes_on(
 ) -> None:
     with caller(mount, wait, threads=threads) as running:
         running.send_signal(number)
-        eventually(lambda: interrupts_seen(running.pid) or threads)
+        wait_until(lambda: interrupts_seen(running.pid) or threads)
         with pytest.raises(subprocess.TimeoutExpired):
             running.wait(0.4)
         running.send_signal(signal.SIGCONT)
@@ -137,7 +137,7 @@ def test_a_stopped_caller_can_be_killed(mount: Mount, wait: str) -> None:
     """The kernel tells of no second signal."""
     with caller(mount, wait) as running:
         running.send_signal(signal.SIGSTOP)
-        eventually(lambda: interrupts_seen(running.pid))
+        wait_until(lambda: interrupts_seen(running.pid))
         running.send_signal(signal.SIGKILL)
         assert running.wait(PROMPTLY_S) == -signal.SIGKILL
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.kernel.memory_tree import BIG, FETCHED
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -148,10 +148,10 @@ sys.stdout.buffer.write(os.pread(fd, 1000, 0))
 def test_a_writer_that_is_killed_has_its_file_released(mount: Mount) -> None:
     script = "import sys, time; file = open(sys.argv[1], 'wb'); file.write(b'x'); file.flush();"
     with program(sys.executable, "-c", script + "time.sleep(60)", mount / "drop/a") as writer:
-        eventually(lambda: os.path.exists(mount / "drop/a") and os.stat(mount / "drop/a").st_size)
+        wait_until(lambda: os.path.exists(mount / "drop/a") and os.stat(mount / "drop/a").st_size)
         writer.kill()
         writer.wait(PROMPTLY_S)
-    eventually(lambda: mount.dropped()["a"]["handles"] == 0)
+    wait_until(lambda: mount.dropped()["a"]["handles"] == 0)
     assert mount.command("detail", operation="flush") == writer.pid
 
 

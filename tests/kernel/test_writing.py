@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.memory_tree import pattern
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -126,7 +126,7 @@ def test_exclusive_creation_excludes(mount: Mount) -> None:
 def test_a_node_made_without_opening_it_is_an_empty_file(mount: Mount) -> None:
     os.mknod(mount / "drop/a", 0o644 | stat.S_IFREG)
     assert (mount / "drop/a").read_bytes() == b""
-    eventually(lambda: mount.dropped()["a"]["handles"] == 0)
+    wait_until(lambda: mount.dropped()["a"]["handles"] == 0)
 
 
 def test_no_links_pipes_or_devices(mount: Mount) -> None:
@@ -226,7 +226,7 @@ def test_an_unlinked_file_lives_on_while_it_is_open(mount: Mount) -> None:
         assert os.listdir(mount / "drop") == ["a"]
         assert os.pread(file.fileno(), 10, 0) == b"bef"
     assert path.read_bytes() == b"another"
-    eventually(lambda: mount.dropped()["a"]["handles"] == 0)
+    wait_until(lambda: mount.dropped()["a"]["handles"] == 0)
     assert os.listdir(mount / "drop") == ["a"]
 
 
@@ -328,7 +328,7 @@ def test_every_duplicate_flushes_and_the_last_releases(mount: Mount) -> None:
     os.close(fd)
     assert mount.dropped()["a"]["handles"] == 1
     os.close(second)
-    eventually(lambda: mount.dropped()["a"]["handles"] == 0)
+    wait_until(lambda: mount.dropped()["a"]["handles"] == 0)
     assert mount.command("counts")["flush"] == 2
 
 

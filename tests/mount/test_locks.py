@@ -21,7 +21,7 @@ from typing import Self
 import pytest
 
 from artifactfs.controller.testing import LocalController
-from tests.faults import FaultProxy
+from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, wait_until
 

@@ -26,7 +26,7 @@ from artifactfs.remote.connection import Head, NotPlain, parse_head
 from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 DATA = os.urandom(200_000)
 HTTP = HttpConfig(connect_timeout_s=5, timeout_s=5, retry_for_s=5)
@@ -580,4 +580,4 @@ def test_who_needs_no_proxy_has_none(
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         read(service)
         assert (proxy.heads, len(server.heads)) == ([], 1)
-    eventually(lambda: server.accepted == 1)
+    wait_until(lambda: server.accepted == 1)

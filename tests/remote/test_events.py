@@ -12,7 +12,7 @@ from artifactfs.job import StreamEvent
 from artifactfs.remote import EventStream, Service, TooLargeEvent
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -159,4 +159,4 @@ def test_closing_ends_a_stream_that_says_nothing(by: str) -> None:
         assert isinstance(ended[0], Cancelled)
         gone.set()
         one.close()
-    eventually(lambda: not thread.is_alive())
+    wait_until(lambda: not thread.is_alive())

@@ -22,7 +22,7 @@ from artifactfs.errors import NotAllowed, RemoteError
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
-from tests.helpers import wait_until as eventually
+from tests.helpers import wait_until
 
 MARK = "--- artifactfs: "
 
@@ -72,7 +72,7 @@ def text(room: Jobs, job: str, index: int | None = None) -> str:
 def follow(room: Jobs, job: str, until: str) -> None:
     """Follow the job until its log ends with this."""
     close = room.logs.open_job(job, 20.0)
-    eventually(lambda: text(room, job).endswith(until))
+    wait_until(lambda: text(room, job).endswith(until))
     close()
 
 
@@ -88,14 +88,14 @@ def test_a_stream_ends_when_the_last_reader_has_gone(
     first()
     first()  # once more does not count twice
     service.print_output("read", "y\n")
-    eventually(lambda: text(room, "read") == "x\ny\n")
+    wait_until(lambda: text(room, "read") == "x\ny\n")
     assert room.logs.followed == 1
     second()
-    eventually(lambda: room.logs.followed == 0)
-    eventually(lambda: not any(one.name == "artifactfs-follow" for one in threading.enumerate()))
+    wait_until(lambda: room.logs.followed == 0)
+    wait_until(lambda: not any(one.name == "artifactfs-follow" for one in threading.enumerate()))
     service.print_output("read", "z\n")
     close = room.logs.open_job("read", 20.0)
-    eventually(lambda: proxy.count("GET", "/jobs/read/stream") == 2)
+    wait_until(lambda: proxy.count("GET", "/jobs/read/stream") == 2)
     close()
     assert text(room, "read") == "x\ny\nz\n"
 
@@ -121,13 +121,13 @@ def test_a_log_whose_process_was_killed_doubles_nothing(
     service.print_output("killed", "first line, long enough\n")
     room = opened()
     follow(room, "killed", "enough\n")
-    eventually(lambda: room.logs.followed == 0)
+    wait_until(lambda: room.logs.followed == 0)
     room.logs.job("killed").save()
     place = room.logs.job("killed").files.directory
     state = (place / "live.state").read_bytes()
     service.print_output("killed", "second line, not saved\n")
     follow(room, "killed", "not saved\n")
-    eventually(lambda: room.logs.followed == 0)
+    wait_until(lambda: room.logs.followed == 0)
     room.close()
     (place / "live.state").write_bytes(state)  # as if the last save had not come about
     service.print_output("killed", "third line\n")
@@ -161,7 +161,7 @@ def test_two_mounts_of_one_directory_write_a_log_each(
     closes = [room.logs.open_job("both", 20.0) for room in rooms]
     service.print_output("both", "2\n")
     for room in rooms:
-        eventually(lambda room=room: text(room, "both") == "1\n2\n")
+        wait_until(lambda room=room: text(room, "both") == "1\n2\n")
     for close in closes:
         close()
     own = rooms[1].logs.job("both").files.directory
@@ -177,7 +177,7 @@ def test_a_disk_that_does_not_take_it_is_a_marked_gap(
     service.print_output("full", "before\n")
     room = opened()
     close = room.logs.open_job("full", 20.0)
-    eventually(lambda: text(room, "full") == "before\n")
+    wait_until(lambda: text(room, "full") == "before\n")
     append = logs.Log.append
     refused: list[int | None] = []
 
@@ -187,10 +187,10 @@ def test_a_disk_that_does_not_take_it_is_a_marked_gap(
 
     monkeypatch.setattr(logs.Log, "append", full)
     service.print_output("full", "lost\n")
-    eventually(lambda: refused == [0, None])
+    wait_until(lambda: refused == [0, None])
     monkeypatch.setattr(logs.Log, "append", append)
     service.print_output("full", "after\n")
-    eventually(lambda: text(room, "full").endswith("after\n"))
+    wait_until(lambda: text(room, "full").endswith("after\n"))
     assert text(room, "full") == f"before\n\n{MARK}output may be missing here ---\nafter\n"
     close()
 
@@ -202,7 +202,7 @@ def test_a_stream_that_says_nothing_does_not_hold_up_the_end(
     proxy.break_with(path="/jobs/stuck/stream", stall_after=0, times=9)
     room = opened()
     close = room.logs.open_job("stuck", 20.0)
-    eventually(lambda: proxy.count("GET", "/jobs/stuck/stream") == 1)
+    wait_until(lambda: proxy.count("GET", "/jobs/stuck/stream") == 1)
     room.close()
     close()
     assert not any(one.name == "artifactfs-follow" for one in threading.enumerate())
@@ -275,7 +275,7 @@ def test_a_service_that_does_not_answer_is_not_waited_for_twice(
         with pytest.raises(RemoteError):
             room.documents.get("slow", Document.OUTPUT, 30.0)
         # What was known is shown, however old.
-        eventually(lambda: not room.documents.is_fresh("slow", Document.JOB))
+        wait_until(lambda: not room.documents.is_fresh("slow", Document.JOB))
         assert room.documents.get("slow", Document.JOB, 30.0).read.status == "running"
     assert proxy.count("GET") == asked
 
@@ -337,13 +337,13 @@ def test_a_projects_events_go_on_where_they_were(service: LocalController, opene
 
     room = opened()
     close = room.logs.open_project("events", 20.0)
-    eventually(lambda: len(lines(room)) == 1)
+    wait_until(lambda: len(lines(room)) == 1)
     close()
     room.close()
     service.print_output("in-project", "while nobody looked\n")
     room = opened()
     close = room.logs.open_project("events", 20.0)
-    eventually(lambda: len(lines(room)) == 2)
+    wait_until(lambda: len(lines(room)) == 2)
     close()
     assert [one["event"] for one in lines(room)] == ["snapshot", "task"]
 

@@ -17,7 +17,7 @@ from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.wire import Opcode
 from tests.kernel.faults import FaultyTree, Plan
 from tests.kernel.memory_tree import MemoryTree
-from tests.kernel.mounted import eventually
+from tests.kernel.mounted import wait_until
 from tests.kernel.native.fake_kernel import Answer, FakeKernel, running_session
 
 SETTINGS = settings(
@@ -162,11 +162,11 @@ def test_an_interrupted_open_is_answered_at_once_and_undone(kernel: FakeKernel, 
     nodeid = look_up(kernel, "fixed", "hello.txt")
     plan.hold("open", "hello.txt")
     unique = kernel.ask(Opcode.OPEN, nodeid, wire.OPEN_IN.pack(0, 0))
-    eventually(lambda: plan.held("open") == 1)
+    wait_until(lambda: plan.held("open") == 1)
     kernel.interrupt(unique)
     assert kernel.answer() == Answer(unique, errno.EINTR, b"")
     plan.let_go()
-    eventually(lambda: plan.counts().get("release") == 1)
+    wait_until(lambda: plan.counts().get("release") == 1)
     assert is_alive(kernel)
 
 
@@ -176,7 +176,7 @@ def test_an_interrupted_read_is_answered_at_once_and_its_bytes_are_dropped(
     fh = opened(kernel, nodeid := look_up(kernel, "fixed", "fetched.bin"))
     plan.hold("arrive", "fetched.bin")
     unique = kernel.ask(Opcode.READ, nodeid, read_body(fh))
-    eventually(lambda: plan.held("arrive") == 1)
+    wait_until(lambda: plan.held("arrive") == 1)
     kernel.interrupt(unique)
     assert kernel.answer() == Answer(unique, errno.EINTR, b"")
     assert kernel.asked(Opcode.RELEASE, nodeid, wire.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
@@ -190,14 +190,14 @@ def test_a_file_is_released_only_when_its_interrupted_read_is_over(
     fh = opened(kernel, nodeid := look_up(kernel, "fixed", "slow.txt"))
     plan.hold("read", "slow.txt")
     unique = kernel.ask(Opcode.READ, nodeid, read_body(fh))
-    eventually(lambda: plan.held("read") == 1)
+    wait_until(lambda: plan.held("read") == 1)
     kernel.interrupt(unique)
     assert kernel.answer().error == errno.EINTR
     assert kernel.asked(Opcode.RELEASE, nodeid, wire.RELEASE_IN.pack(fh, 0, 0, 0)).error == 0
     assert is_alive(kernel)
     assert plan.counts().get("release") is None
     plan.let_go()
-    eventually(lambda: plan.counts().get("release") == 1)
+    wait_until(lambda: plan.counts().get("release") == 1)
 
 
 def test_an_interrupt_for_what_is_answered_already_changes_nothing(kernel: FakeKernel) -> None:
@@ -213,7 +213,7 @@ def test_what_changes_the_disk_is_not_torn_out_of_the_middle(
     drop = look_up(kernel, "drop")
     plan.hold("make_directory", "new")
     unique = kernel.ask(Opcode.MKDIR, drop, wire.MKDIR_IN.pack(0o755, 0) + b"new\0")
-    eventually(lambda: plan.held("make_directory") == 1)
+    wait_until(lambda: plan.held("make_directory") == 1)
     kernel.interrupt(unique)
     assert is_alive(kernel)
     plan.let_go()
@@ -230,10 +230,10 @@ def test_a_flush_is_carried_out_though_its_caller_is_gone(kernel: FakeKernel, pl
     plan.hold("flush", "a")
     unique = kernel.ask(Opcode.FLUSH, nodeid, wire.FLUSH_IN.pack(fh, 0, 0, 0))
     kernel.interrupt(unique)
-    eventually(lambda: plan.held("flush") == 1)
+    wait_until(lambda: plan.held("flush") == 1)
     assert is_alive(kernel)
     plan.let_go()
-    eventually(lambda: plan.counts().get("flush") == 1)
+    wait_until(lambda: plan.counts().get("flush") == 1)
     assert kernel.answer_to(unique).unique == unique
 
 
@@ -251,7 +251,7 @@ def test_a_write_of_a_megabyte_arrives_while_others_are_read(
     unique = kernel.ask(
         Opcode.WRITE, nodeid, wire.WRITE_IN.pack(fh, 0, len(data), 0, 0, 0, 0) + data
     )
-    eventually(lambda: plan.held("write") == 1)
+    wait_until(lambda: plan.held("write") == 1)
     for _ in range(20):
         kernel.asked(
             Opcode.SETXATTR, 1, wire.SETXATTR_IN.pack(90_000, 0) + b"trusted.x\0" + b"z" * 90_000
@@ -271,9 +271,9 @@ def test_the_end_of_the_connection_leaves_nothing_waiting(tmp_path: Path, plan: 
             fh = opened(kernel, nodeid)
             plan.hold("arrive", "fetched.bin")
             kernel.ask(Opcode.READ, nodeid, read_body(fh))
-            eventually(lambda: plan.held("arrive") == 1)
+            wait_until(lambda: plan.held("arrive") == 1)
             plan.let_go()
-        eventually(lambda: plan.counts().get("release") == 1)  # the read may just be answering
+        wait_until(lambda: plan.counts().get("release") == 1)  # the read may just be answering
     finally:
         plan.let_go()
         tree.close()

@@ -13,7 +13,7 @@ from artifactfs.kernel.native.channel import Buffers, Dispatcher
 from artifactfs.kernel.native.crew import MOST_STUCK, Crew
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.replies import Replies
-from tests.kernel.mounted import eventually
+from tests.kernel.mounted import wait_until
 from tests.kernel.native.fake_kernel import FakeKernel
 
 BRIEF, STUCK, BROKEN, PLAIN = Opcode.MKDIR, Opcode.RMDIR, Opcode.UNLINK, Opcode.GETATTR
@@ -75,7 +75,7 @@ class Parts:
             self.kernel.asked(opcode)
             return self.taken[-1]
 
-        eventually(is_taken)
+        wait_until(is_taken)
 
     def get_stuck(self) -> int:
         """Until a job is taken that does not end; the number of its request."""
@@ -83,13 +83,13 @@ class Parts:
         def is_stuck() -> int | None:
             before = len(self.taken)
             unique = self.kernel.ask(STUCK)
-            eventually(lambda: len(self.taken) > before)
+            wait_until(lambda: len(self.taken) > before)
             if self.taken[-1]:
                 return unique
             self.kernel.answer_to(unique)
             return None
 
-        unique: int = eventually(is_stuck)
+        unique: int = wait_until(is_stuck)
         return unique
 
 
@@ -136,7 +136,7 @@ def test_a_job_that_raises_ends_nothing(parts: Parts, caplog: pytest.LogCaptureF
     parts.warm_up()
     parts.warm_up(BROKEN)
     assert parts.kernel.asked(PLAIN).error == 0
-    eventually(lambda: "a job failed" in caplog.text)
+    wait_until(lambda: "a job failed" in caplog.text)
 
 
 def test_only_the_reading_thread_may_hand_in_jobs(parts: Parts) -> None:

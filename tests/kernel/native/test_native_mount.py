@@ -14,7 +14,7 @@ import pytest
 
 from artifactfs.kernel.native.binding import READAHEAD_KB
 from tests.kernel.memory_tree import BACKED, MANY
-from tests.kernel.mounted import Mount, eventually
+from tests.kernel.mounted import Mount, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -45,7 +45,7 @@ def test_a_complete_file_is_read_by_the_kernel_itself(mount: Mount) -> None:
             assert mapped[:] == BACKED
     assert count(mount, "try_read") == before
     assert count(mount, "read") == 0
-    eventually(lambda: mount.command("facts")["passthrough_open"] == 0)
+    wait_until(lambda: mount.command("facts")["passthrough_open"] == 0)
 
 
 def test_a_file_held_open_uncached_is_not_mixed_with_passthrough(mount: Mount) -> None:
@@ -59,7 +59,7 @@ def test_a_file_held_open_uncached_is_not_mixed_with_passthrough(mount: Mount) -
                 assert mount.command("facts")["passthrough_open"] == 0
                 assert later.read() == BACKED
         assert os.pread(uncached.fileno(), 100, 5000) == BACKED[5000:5100]
-    eventually(lambda: mount.command("facts")["open_files"] == 0)
+    wait_until(lambda: mount.command("facts")["open_files"] == 0)
     with open(mount / BACKED_NAME, "rb") as passed:
         assert mount.command("facts")["passthrough_open"] == 1
         assert passed.read() == BACKED
@@ -156,7 +156,7 @@ def test_what_the_kernel_forgets_is_dropped(mount: Mount) -> None:
         Path("/proc/sys/vm/drop_caches").write_text("2")
         return bool(mount.command("facts")["inodes"] == 0)
 
-    eventually(forgotten)
+    wait_until(forgotten)
     assert (mount / "fixed/hello.txt").read_bytes() == b"hello\n"
 
 
@@ -170,7 +170,7 @@ def test_what_is_held_is_not_dropped(mount: Mount) -> None:
             Path("/proc/sys/vm/drop_caches").write_text("3")
             return bool(mount.command("facts")["inodes"] <= 2)
 
-        eventually(forgotten)
+        wait_until(forgotten)
         assert held.read() == b"hello\n"
         assert os.fstat(held.fileno()).st_size == 6
 
@@ -293,7 +293,7 @@ def test_a_killed_reader_is_gone_at_once(mount: Mount) -> None:
         assert reader.wait(5) != 0
     assert mount.command("facts")["waiting"] >= 0
     mount.let_go()
-    eventually(lambda: mount.command("facts")["waiting"] == 0)
+    wait_until(lambda: mount.command("facts")["waiting"] == 0)
 
 
 def test_a_disk_that_hangs_holds_up_only_its_own_readers(mount: Mount) -> None:

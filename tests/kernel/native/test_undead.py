@@ -8,7 +8,7 @@ from pathlib import Path
 from artifactfs.kernel.mount_table import Mounted, find_mount
 from artifactfs.kernel.mounting import check_mountpoint, is_stale
 from artifactfs.kernel.undead import is_undead
-from tests.kernel.mounted import END_S, Mount, eventually, is_mounted
+from tests.kernel.mounted import END_S, Mount, is_mounted, wait_until
 
 
 def states(pid: int) -> set[str]:
@@ -26,10 +26,10 @@ def test_a_driver_that_was_killed_and_cannot_end_is_recognised_and_let_go(mount:
     with subprocess.Popen(["stat", mount / "jobs/unknown"], stderr=subprocess.DEVNULL) as asking:
         mount.wait_held("look_up")
         mount.command("drop_name", parent=(mount / "jobs").stat().st_ino, name="unknown")
-        eventually(lambda: "D" in states(mount.process.pid))
+        wait_until(lambda: "D" in states(mount.process.pid))
         assert not is_undead(mounted)
         mount.process.kill()
-        eventually(lambda: states(mount.process.pid) == {"Z", "D"})
+        wait_until(lambda: states(mount.process.pid) == {"Z", "D"})
         assert is_undead(mounted)
         other = Mounted(mounted.mountpoint, mounted.source, mounted.connection + 1)
         assert not is_undead(other)
