@@ -20,7 +20,6 @@ import array
 import ctypes
 import errno
 import os
-import re
 import socket
 import stat
 import subprocess
@@ -32,7 +31,7 @@ from typing import Final
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import FILESYSTEM_TYPE, SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
-from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse
+from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse, descriptor_of
 from artifactfs.kernel.unmounting import can_mount, fusermount, unmount
 
 FUSERMOUNT_TIMEOUT_S: Final = 20.0
@@ -43,7 +42,6 @@ _MS_NODEV: Final = 4
 _MS_NOEXEC: Final = 8
 _MNT_DETACH: Final = 2
 _FUSE_NUMBER: Final = os.makedev(10, 229)
-_HANDED_IN: Final = re.compile(r"/dev/fd/([0-9]+)")
 _ALL_USERS: Final = (1 << 32) - 1
 _STACKED: Final = frozenset({"overlay", "aufs", "ecryptfs"})
 
@@ -60,9 +58,9 @@ class Attached:
 
 def attach(mountpoint: Path, options: MountOptions) -> Attached:
     """Mount, or take what is mounted. Raises `MountError` with the remedy; then nothing is left."""
-    handed_in = _HANDED_IN.fullmatch(os.fspath(mountpoint))
-    if handed_in:
-        return Attached(_take(int(handed_in[1])), None, "descriptor", None)
+    handed_in = descriptor_of(mountpoint)
+    if handed_in is not None:
+        return Attached(_take(handed_in), None, "descriptor", None)
     with suppress(OSError):  # without /proc nothing can be known beforehand
         check_fuse("native", allow_other=options.allow_other)
     if may_mount():
