@@ -3,8 +3,8 @@
     mount.artifactfs SOURCE MOUNTPOINT [-sfnvN] [-o OPTIONS]
 
 SOURCE is the service's URL, or ``none`` where the settings have it. OPTIONS are what
-`artifactfs.cli.mount_options` reads. mount(8) has a word for ``rw`` at the beginning of OPTIONS
-whether it was asked for or not, so that word does not override `mount.read_only` of the settings.
+`artifactfs.cli.mount_options` reads. mount(8) puts ``rw`` first in OPTIONS also where its user did
+not write it, so a ``rw`` there does not override `mount.read_only` of the settings.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def helper(
 
 
 def _without_default(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `options` without the ``rw`` that mount(8) puts first for want of ``ro``."""
+    """Return `options` without the ``rw`` that mount(8) puts first where there is no ``ro``."""
     words_given = ",".join(options).split(",")
     return (",".join(words_given[1:] if words_given[0] == "rw" else words_given),)
 

@@ -7,7 +7,7 @@ An option is one of three things:
   ``mount.read_only=true``, ``exec`` is ``mount.noexec=false``;
 * an option that is for mount(8), systemd or the kernel's caches alone, and has no effect here.
 
-Anything else is an error, so that no restriction that somebody relies on is dropped silently. As in
+Anything else is an error, so that no restriction is dropped silently. As in
 mount(8), the last of several options that contradict each other counts. A mount is always
 ``nosuid`` and ``nodev``; ``suid`` and ``dev`` are errors unless a later option revokes them.
 ``user`` and ``users`` imply ``noexec``.

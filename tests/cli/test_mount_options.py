@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.cli.mount_options import KNOWN, parse_options
+from artifactfs.cli.mount_options import FLAGS, KNOWN, parse_options
 from artifactfs.errors import ConfigError
 
 
@@ -103,11 +103,14 @@ def test_an_unknown_option_is_an_error_with_the_nearest_known_one(
     assert parse_options([f"ro,{option}"], sloppy=True) == {"mount.read_only": "true"}
 
 
-def test_no_known_option_is_dropped_unless_it_has_no_effect() -> None:
-    """A restriction is either a setting or in effect for every mount."""
-    restrictions = {name for name in KNOWN if name in ("ro", "noexec", "nosuid", "nodev")}
-    assert restrictions == {"ro", "noexec", "nosuid", "nodev"}
-    assert flags("ro,noexec,nosuid,nodev") == ("true", "true")
+def test_every_known_option_is_accepted_refused_or_a_setting() -> None:
+    for name in KNOWN:
+        try:
+            values = parse_options([name])
+        except ConfigError as error:
+            assert "a mount of artifactfs" in str(error)
+        else:
+            assert bool(values) is (name in FLAGS), name
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
