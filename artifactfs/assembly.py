@@ -10,7 +10,7 @@ wired here and nowhere else.
 
 There are two users. A `Mount` has every room and lives as long as its mount point. A `Client` has
 what a single command needs (`ls`, `put`, `get`, `cache`, `watch`), and starts a thread only for
-what it does.
+what it does. A read-only mount has no outbox: no ``drop/``, no slot of the spool, no journal.
 
 Nothing here starts before `Mount.run` or `Client.__enter__`: a daemon forks first. A mount ends in
 the order that loses nothing: the mount point goes (no new writes), pending uploads get their time,
@@ -51,7 +51,14 @@ from artifactfs.catalog.jobs import (
 )
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
-from artifactfs.drop import AuditLog, Outbox, State, Uploader
+from artifactfs.drop import (
+    AuditLog,
+    Outbox,
+    State,
+    Uploader,
+    count_files,
+    service_directory,
+)
 from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
 from artifactfs.exposition import Exposition
 from artifactfs.kernel.binding import Binding, MountOptions
@@ -328,6 +335,7 @@ class Mount:
         self.mountpoint = check_mountpoint(mountpoint)
         self._service = _open_service(config)
         self._ended = threading.Event()
+        self._spool_facts: dict[str, object] = {}
         try:
             self._service.check()
         except BaseException:
@@ -353,17 +361,7 @@ class Mount:
                     store.adopt(artifact, spooled)
                 catalog.add(artifact)
 
-            outbox = Outbox(
-                self._config.spool_directory,
-                self._service.uploads,
-                origin=self._service.origin,
-                upload=self._config.upload,
-                drop=self._config.drop,
-                spool=self._config.spool,
-                known=lambda digest: catalog.snapshot.by_sha256.get(digest),
-                on_uploaded=uploaded,
-                audit=AuditLog(self._config.state.directory / "uploads.log"),
-            )
+            outbox = None if self._config.mount.read_only else self._outbox(catalog, uploaded)
             jobs = Jobs(
                 self._service.jobs,
                 self._config.cache.directory,
@@ -384,8 +382,11 @@ class Mount:
             closing.callback(catalog.close)
             jobs.start()
             closing.callback(jobs.close)
-            outbox.start()
-            closing.callback(outbox.close, _CLOSE_S)
+            if outbox is not None:
+                outbox.start()
+                closing.callback(outbox.close, _CLOSE_S)
+            else:
+                self._look_into_spool()
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
@@ -405,12 +406,29 @@ class Mount:
                 uid=os.getuid(),
                 gid=os.getgid(),
                 allow_other=self._config.allow_other,
+                read_only=self._config.mount.read_only,
+                noexec=self._config.mount.noexec,
             )
             try:
                 with self._exposed(tree):
                     self._binding.run(tree, self.mountpoint, options, ready)
             finally:
                 self._drain(outbox, watch)
+
+    def _outbox(
+        self, catalog: Catalog, on_uploaded: Callable[[Artifact, Path | None], None]
+    ) -> Outbox:
+        return Outbox(
+            self._config.spool_directory,
+            self._service.uploads,
+            origin=self._service.origin,
+            upload=self._config.upload,
+            drop=self._config.drop,
+            spool=self._config.spool,
+            known=lambda digest: catalog.snapshot.by_sha256.get(digest),
+            on_uploaded=on_uploaded,
+            audit=AuditLog(self._config.state.directory / "uploads.log"),
+        )
 
     def _exposed(self, tree: ArtifactTree) -> contextlib.AbstractContextManager[object]:
         """Metrics over HTTP while it is mounted: the next mount may want the same port."""
@@ -423,10 +441,10 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox, watch: Conversation) -> None:
+    def _drain(self, outbox: Outbox | None, watch: Conversation) -> None:
         """Give pending uploads their time; a signal cuts it short."""
-        files, size_bytes = outbox.pending()
-        if not files:
+        files, size_bytes = outbox.pending() if outbox is not None else (0, 0)
+        if outbox is None or not files:
             watch.stopping("unmounted", _CLOSE_S)
             return
         watch.stopping(
@@ -449,6 +467,15 @@ class Mount:
             resume = "resumes" if len(left) == 1 else "resume"
             _log.warning("%s in %s and %s at the next mount", stay, outbox.directory, resume)
 
+    def _look_into_spool(self) -> None:
+        """Count, once, the files that a read-only mount leaves in the spool."""
+        spool = service_directory(self._config.spool_directory, self._service.origin)
+        files = count_files(spool)
+        self._spool_facts = {"spool": str(spool), "spool_files": files}
+        if files:
+            stay = _files(files, "stays", "stay")
+            _log.warning("%s in %s: a read-only mount uploads nothing", stay, spool)
+
     def _facts(self) -> dict[str, object]:
         return {
             "version": __version__,
@@ -458,12 +485,14 @@ class Mount:
             "started_at": _STARTED_AT.isoformat().replace("+00:00", "Z"),
             "binding": {"name": self._binding.name, **self._binding.facts},
             "token": self._config.token.name,
+            "read_only": self._config.mount.read_only,
+            **self._spool_facts,
         }
 
 
-def _in_words(catalog: Catalog, outbox: Outbox) -> str:
+def _in_words(catalog: Catalog, outbox: Outbox | None) -> str:
     """The mount in one line, for whoever looks at the service."""
-    files, size_bytes = outbox.pending()
+    files, size_bytes = outbox.pending() if outbox is not None else (0, 0)
     pending = f", {_files(files)} ({size_bytes:,} bytes) to upload" if files else ""
     stale = ", the service does not answer" if catalog.snapshot.stale or catalog.overdue else ""
     count = len(catalog.snapshot.artifacts)

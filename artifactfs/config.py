@@ -182,6 +182,18 @@ def _state_home(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class MountConfig:
+    """Restrictions of a mount."""
+
+    read_only: bool = _setting(
+        "mount.read_only", False, read_flag, "mount without drop/; nothing can be written"
+    )
+    noexec: bool = _setting(
+        "mount.noexec", False, read_flag, "no file in the mount can be executed"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     """Bytes on disk."""
 
@@ -338,6 +350,7 @@ class Config:
         "fuse", "auto", _one_of("auto", "native", "fusepy"), "how to speak with the kernel"
     )
     allow_other: bool = _setting("allow_other", False, read_flag, "let other users use the mount")
+    mount: MountConfig = MountConfig()
     cache: CacheConfig = CacheConfig()
     list: ListConfig = ListConfig()
     read: ReadConfig = ReadConfig()
@@ -403,6 +416,7 @@ class Setting:
 
 
 _SECTIONS: dict[str, type[Any]] = {
+    "mount": MountConfig,
     "cache": CacheConfig,
     "list": ListConfig,
     "read": ReadConfig,

@@ -111,6 +111,10 @@ def _overview(
     for state in ("failed", "interrupted"):
         if uploads[state]:
             pending += f", {uploads[state]} {state}"
+    if now.get("read_only"):
+        pending = "none, mounted read-only"
+        if waiting := now.get("spool_files"):
+            pending += f"; {shown.count(waiting, 'file')} in {now['spool']}"
     cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
     moving = [("now", _transfers(rates))] if rates is not None else []
     facts = [

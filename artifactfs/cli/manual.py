@@ -31,6 +31,17 @@ _TREE = (
     ("projects/", "each project's events and jobs"),
     (".artifactfs/", "status.json, uploads.json, cache.json, metrics.prom, version"),
 )
+_MOUNT_OPTIONS = (
+    ("KEY=VALUE", "any setting, see SETTINGS; a KEY alone switches it on"),
+    ("ro, rw", "without drop/, nothing can be written (mount.read_only); or with it"),
+    ("noexec, exec", "whether files can be executed or mapped executable (mount.noexec)"),
+    ("nosuid, nodev", "always in effect; suid and dev are errors"),
+    ("user, users", "as in mount(8): imply noexec"),
+    (
+        "defaults, auto, nofail, _netdev, x-*, comment=, sync, noatime and the like",
+        "for mount(8), systemd and others; no effect here",
+    ),
+)
 _STATUS = (
     ("0", "done"),
     ("1", "failed; one line on standard error says why, and what to do"),
@@ -81,6 +92,14 @@ def _page(root: click.Group) -> Iterator[str]:
     yield ".SH COMMANDS"
     for path, command in _commands(root, ""):
         yield from _command(path, command)
+    yield ".SH MOUNT OPTIONS"
+    yield _plain(
+        "What follows -o of artifactfs mount, of mount -t fuse.artifactfs, and in fstab; the last "
+        "of several that contradict each other counts. Any other option is an error, unless "
+        "mount(8) is told to ignore it (-s)."
+    )
+    for name, explained in _MOUNT_OPTIONS:
+        yield from _item(name, explained)
     yield ".SH SETTINGS"
     yield _plain(
         "Lowest first: defaults, /etc/artifactfs/config.toml, ~/.config/artifactfs/config.toml, "

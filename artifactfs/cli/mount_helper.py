@@ -2,9 +2,9 @@
 
     mount.artifactfs SOURCE MOUNTPOINT [-sfnvN] [-o OPTIONS]
 
-SOURCE is the service's URL, or ``none`` where the settings have it. OPTIONS are settings by their
-keys, mixed with what mount(8) itself understands and passes on; those are left out, unknown ones
-are an error.
+SOURCE is the service's URL, or ``none`` where the settings have it. OPTIONS are what
+`artifactfs.cli.mount_options` reads. mount(8) puts ``rw`` first in OPTIONS also where its user did
+not write it, so a ``rw`` there does not override `mount.read_only` of the settings.
 """
 
 from __future__ import annotations
@@ -19,27 +19,18 @@ from artifactfs.cli import words
 from artifactfs.cli.failures import run
 from artifactfs.cli.help import Context
 from artifactfs.cli.mounting import mount_at
-from artifactfs.config import key_of_option
-
-GENERIC = frozenset(
-    """
-    rw ro auto noauto user users nouser owner group defaults nofail _netdev exec noexec suid nosuid
-    dev nodev async sync atime noatime relatime norelatime strictatime nostrictatime diratime
-    nodiratime lazytime nolazytime nosymfollow silent loud
-    """.split()  # noqa: SIM905 - a table of words
-)
-
-
-def is_generic(option: str) -> bool:
-    """Whether mount(8) means itself by it."""
-    name = option.partition("=")[0]
-    return name in GENERIC or name.startswith(("x-", "comment", "uid", "gid"))
 
 
 @click.command()
 @click.argument("source")
 @click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
-@click.option("-o", "options", multiple=True, metavar="OPTIONS", help="Settings, by their keys.")
+@click.option(
+    "-o",
+    "options",
+    multiple=True,
+    metavar="OPTIONS",
+    help="Settings by their keys, and options of mount(8).",
+)
 @click.option("-s", "sloppy", is_flag=True, help="Ignore unknown options.")
 @click.option("-f", "fake", is_flag=True, help="Only check the words.")
 @click.option("-n", "-v", "-N", "ignored", is_flag=True, help="Taken and ignored.")
@@ -58,16 +49,20 @@ def helper(
     \b
     Examples:
       mount -t fuse.artifactfs https://computalot.com /mnt -o token_file=/etc/artifactfs/token
+      mount -t fuse.artifactfs https://computalot.com /mnt -o ro,noexec
       https://computalot.com /mnt fuse.artifactfs token_file=/etc/artifactfs/token,_netdev 0 0
     """
     _ = ignored, kind
-    given = [one for text in options for one in text.split(",") if one and not is_generic(one)]
-    if sloppy:
-        given = [one for one in given if key_of_option(one.partition("=")[0])]
     url = None if source in ("none", "artifactfs") else source
-    config = words.config_of(tuple(given), url=url)
+    config = words.config_of(_without_default(options), sloppy=sloppy, url=url)
     if not fake:
         mount_at(config, Path(os.path.abspath(mountpoint)), foreground=False)  # noqa: PTH100
+
+
+def _without_default(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `options` without the ``rw`` that mount(8) puts first where there is no ``ro``."""
+    words_given = ",".join(options).split(",")
+    return (",".join(words_given[1:] if words_given[0] == "rw" else words_given),)
 
 
 def main() -> None:

@@ -33,6 +33,9 @@ DEFAULT_MOUNTPOINT = Path("artifacts")
     shell_complete=one_of("native", "fusepy", "auto"),
 )
 @click.option("--allow-other", is_flag=True, help="Let other users use the mount.")
+@click.option(
+    "--read-only", is_flag=True, help="Mount without drop/: nothing can be written (-o ro)."
+)
 @click.option("--foreground", is_flag=True, help="Stay in the foreground and log to the terminal.")
 @click.option(
     "--log-level",
@@ -59,6 +62,7 @@ def mount(
       artifactfs mount ~/artifacts
       artifactfs mount --url https://dev.computalot.com ~/artifacts
       artifactfs mount -o cache.size=100G,list.ttl=1m ~/artifacts
+      artifactfs mount --read-only -o noexec ~/artifacts
       artifactfs mount --foreground --metrics-listen :9464 ~/artifacts
     """
     config = words.config_of(options, **flags)

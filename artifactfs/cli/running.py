@@ -104,9 +104,19 @@ class Running:
         uploads: list[dict[str, Any]] = self._read("uploads.json")["uploads"]
         return uploads
 
+    def is_read_only(self) -> bool:
+        """Whether the kernel refuses all changes, and with them commands."""
+        flags = within(ANSWER_S, lambda: os.statvfs(self.mountpoint).f_flag, str(self.mountpoint))
+        return bool(flags & os.ST_RDONLY)
+
     def command(self, path: Path, name: str, value: bytes = b"1") -> None:
         """Give a command that is spelled as an attribute. Raises `OSError`, `MountError`."""
         attribute = PREFIX + name
+        if self.is_read_only():
+            raise MountError(
+                f"{self.mountpoint} is mounted read-only, so the kernel passes no command to it",
+                remedy=f"artifactfs unmount {self.mountpoint}, then mount it without ro",
+            )
         within(ANSWER_S, lambda: system.set_attribute(path, attribute, value), str(self.mountpoint))
 
     def order(self, path: Path, name: str, value: bytes = b"1") -> None:

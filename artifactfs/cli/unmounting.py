@@ -61,11 +61,14 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
     status = running.status()
     pid = int(status["pid"])
     left = wait_for_uploads(running, load().unmount.timeout_s if timeout is None else timeout)
-    running.command(mounted.mountpoint, "leave")  # all the waiting has been done here
+    can_be_told = not running.is_read_only()
+    if can_be_told:
+        running.command(mounted.mountpoint, "leave")  # all the waiting has been done here
     try:
         assembly.unmount(location)
     except ArtifactfsError:
-        running.command(mounted.mountpoint, "leave", b"0")
+        if can_be_told:
+            running.command(mounted.mountpoint, "leave", b"0")
         raise
     _wait_for_end(pid, mounted)
     say_what_is_left(left)

@@ -10,8 +10,8 @@ import click
 
 from artifactfs import config as settings
 from artifactfs.cli import completing
+from artifactfs.cli.mount_options import parse_options
 from artifactfs.config import Config
-from artifactfs.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,6 +25,7 @@ _FLAGS = (
     "log_format",
     "metrics_listen",
 )
+_SWITCHES = {"allow_other": "allow_other", "read_only": "mount.read_only"}
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -63,35 +64,24 @@ def set_option() -> Callable[[F], F]:
         "-o",
         "options",
         multiple=True,
-        metavar="KEY=VALUE[,…]",
+        metavar="OPTION[,…]",
         shell_complete=completing.settings,
-        help="Any setting by its key (see artifactfs config); may be repeated.",
+        help="Any setting, KEY=VALUE (see artifactfs config), or ro, rw, noexec, exec and other "
+        "options of mount(8); may be repeated, the last one counts.",
     )
 
 
-def parse_options(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Settings by key from ``-o`` texts. A key without a value is switched on."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        for item in filter(None, text.split(",")):
-            name, equals, value = item.partition("=")
-            key = settings.key_of_option(name.strip())
-            if key is None:
-                raise ConfigError(
-                    f"-o {name}: unknown option", remedy="`artifactfs config` shows all settings"
-                )
-            values[key] = value if equals else "true"
-    return values
+def config_of(options: tuple[str, ...] = (), *, sloppy: bool = False, **flags: Any) -> Config:
+    """Return the settings with these words on top; `sloppy` ignores unknown options.
 
-
-def config_of(options: tuple[str, ...] = (), **flags: Any) -> Config:
-    """The settings with these words on top. Raises `ConfigError`."""
+    Raises `ConfigError`.
+    """
     given = {
-        settings.key_of_option(name) or name: value
+        _SWITCHES.get(name) or settings.key_of_option(name) or name: value
         for name, value in flags.items()
-        if name in (*_FLAGS, "allow_other") and value not in (None, False)
+        if name in (*_FLAGS, *_SWITCHES) and value not in (None, False)
     }
-    return settings.load({**parse_options(options), **given})
+    return settings.load({**parse_options(options, sloppy=sloppy), **given})
 
 
 def mountpoint_argument(*, required: bool = False) -> Callable[[F], F]:

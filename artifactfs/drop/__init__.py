@@ -22,7 +22,18 @@ callbacks.
 from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.files import OpenFile
 from artifactfs.drop.outbox import Outbox
+from artifactfs.drop.spool import count_files, service_directory
 from artifactfs.drop.states import Entry, Folder, State
 from artifactfs.drop.uploader import Uploader
 
-__all__ = ["AuditLog", "Entry", "Folder", "OpenFile", "Outbox", "State", "Uploader"]
+__all__ = [
+    "AuditLog",
+    "Entry",
+    "Folder",
+    "OpenFile",
+    "Outbox",
+    "State",
+    "Uploader",
+    "count_files",
+    "service_directory",
+]

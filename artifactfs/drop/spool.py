@@ -116,14 +116,32 @@ class Slot:
         os.close(self._lock_descriptor)
 
 
+def service_directory(spool: Path, origin: str) -> Path:
+    """Return where the slots of a service are."""
+    host = re.sub(r"[^a-z0-9.-]", "_", (urlsplit(origin).hostname or "service").lower())
+    digest = hashlib.sha256(origin.encode()).hexdigest()[:8]
+    return spool / f"{host}-{digest}"
+
+
+def count_files(directory: Path) -> int:
+    """Return how many files the slots of a service hold, those of running mounts included.
+
+    `directory` is its `service_directory`. Changes nothing, locks nothing and opens no journal; a
+    directory that cannot be read counts as empty.
+    """
+    count = 0
+    with contextlib.suppress(OSError):
+        for path in directory.glob("*/files/*"):
+            count += "." not in path.name  # with a dot: a second name (`Slot.link`)
+    return count
+
+
 def claim(spool: Path, origin: str) -> tuple[Slot, list[Slot]]:
     """The first free slot of a service's spool, and all others that nobody holds.
 
     Raises `DropError` if the directory cannot be used.
     """
-    host = re.sub(r"[^a-z0-9.-]", "_", (urlsplit(origin).hostname or "service").lower())
-    digest = hashlib.sha256(origin.encode()).hexdigest()[:8]
-    directory = spool / f"{host}-{digest}"
+    directory = service_directory(spool, origin)
     try:
         make_directory(directory)
         spool.chmod(0o700)

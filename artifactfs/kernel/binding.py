@@ -25,13 +25,16 @@ class MountOptions:
 
     `source` is what the mount table shows in its first column: the service's host, never a token.
     `uid` and `gid` own every file. Without `allow_other` no other user, root included, sees
-    anything but the mount point.
+    anything but the mount point. `read_only` and `noexec` are flags of mount(2), and are not set on
+    a descriptor that was mounted by another process. Every mount is ``nosuid`` and ``nodev``.
     """
 
     source: str
     uid: int
     gid: int
     allow_other: bool = False
+    read_only: bool = False
+    noexec: bool = False
 
 
 class Binding(Protocol):

@@ -289,6 +289,10 @@ def mount_options(options: MountOptions) -> dict[str, Any]:
     if options.allow_other:
         # Only then: the owner shall see EROFS, not EACCES, and may set commands on read-only nodes.
         chosen |= {"allow_other": True, "default_permissions": True}
+    if options.read_only:
+        chosen["ro"] = True
+    if options.noexec:
+        chosen["noexec"] = True
     return chosen
 
 

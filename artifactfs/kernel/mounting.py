@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,7 @@ __all__ = [
     "check_fuse",
     "check_mountpoint",
     "clean_stale",
+    "descriptor_of",
     "find_mount",
     "fusermount",
     "is_stale",
@@ -54,6 +56,7 @@ __all__ = [
 FUSE_DEVICE = Path("/dev/fuse")
 AUTOMOUNT = "autofs"
 FUSE_CONF = Path("/etc/fuse.conf")
+_DESCRIPTOR = re.compile(r"/dev/fd/([0-9]+)")
 ASK_TIMEOUT_S = 5.0
 END_WITHIN_S = 5.0
 
@@ -99,8 +102,11 @@ def check_mountpoint(path: Path | str) -> Path:
 
     It exists, is an empty directory, and nothing is mounted on it but an automounter's trap, which
     waits for just this mount: to look inside would wait for it as well. What a crashed driver of
-    ours left there is unmounted first. Raises `MountError` otherwise.
+    ours left there is unmounted first. A descriptor (`descriptor_of`) is checked when it is taken.
+    Raises `MountError` otherwise.
     """
+    if descriptor_of(path) is not None:
+        return Path(path)
     location = real_location(path)
     _check_not_mounted(location)
     for mounted in mounts():
@@ -137,6 +143,12 @@ def check_mountpoint(path: Path | str) -> Path:
             remedy="choose a directory of your own",
         )
     return location
+
+
+def descriptor_of(path: Path | str) -> int | None:
+    """Return N of a mount point ``/dev/fd/N``, which another process has mounted; else None."""
+    found = _DESCRIPTOR.fullmatch(os.fspath(path))
+    return int(found[1]) if found else None
 
 
 def clean_stale(path: Path | str) -> bool:

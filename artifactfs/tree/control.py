@@ -7,7 +7,8 @@
     version        the version of this program
 
 ``artifactfs status`` reads them, and so can anything that reads files. A file is made when it is
-opened and stays as it was then for that reader; the kernel keeps nothing of it. Making one asks
+opened and stays as it was then for that reader; the kernel keeps nothing of it. A read-only mount
+has no outbox, and its uploads are none. Making one asks
 nobody but memory, and a file that can be long is made once per change (``uploads``).
 """
 
@@ -30,7 +31,7 @@ from artifactfs.tree.names import joined
 from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node, read_only
 from artifactfs.tree.orders import Orders
 from artifactfs.tree.rooms import Outbox, Store
-from artifactfs.tree.uploads import UploadsText
+from artifactfs.tree.uploads import NO_UPLOADS, UploadsText
 from artifactfs.tree.xattrs import as_text
 
 CONTROL = ".artifactfs"
@@ -45,7 +46,7 @@ class Control:
         self,
         catalog: Catalog,
         store: Store,
-        outbox: Outbox,
+        outbox: Outbox | None,
         facts: Facts,
         clock: Clock,
         orders: Orders,
@@ -56,11 +57,13 @@ class Control:
         self._facts = facts
         self._clock = clock
         self._orders = orders
-        self._uploads_text = UploadsText(outbox)
+        self._uploads_text = UploadsText(outbox) if outbox is not None else None
 
     def status(self) -> bytes:
         """``status.json``."""
-        facts = {"version": __version__, **self._facts(), "spool": str(self._outbox.directory)}
+        facts: dict[str, object] = {"version": __version__, **self._facts()}
+        if self._outbox is not None:
+            facts["spool"] = str(self._outbox.directory)
         return _as_json(
             {
                 **facts,
@@ -73,7 +76,7 @@ class Control:
 
     def uploads(self) -> bytes:
         """``uploads.json``."""
-        return self._uploads_text.now()
+        return self._uploads_text.now() if self._uploads_text is not None else NO_UPLOADS
 
     def cache(self) -> bytes:
         """``cache.json``."""
@@ -112,6 +115,10 @@ class Control:
         return {**statistics, "space_total_bytes": total_bytes, "space_free_bytes": free_bytes}
 
     def _uploads(self) -> dict[str, int]:
+        if self._outbox is None:
+            return dict.fromkeys(
+                ("pending_files", "pending_bytes", "sent_bytes", "failed", "interrupted"), 0
+            )
         tally = self._outbox.tally()
         states = {str(state): count for state, count in tally.states.items()}
         return {

@@ -1,7 +1,8 @@
 """The root directory, and the tree that ``kernel`` drives.
 
 Everything that the root shows is always there. ``jobs/`` and ``projects/`` stand in it if the tree
-is given the room that knows of them.
+is given the room that knows of them, and ``drop/`` if it is given an outbox: a read-only mount has
+none.
 
 `ArtifactTree` listens to the catalog and passes on to its own listeners which names have changed
 their meaning, on the catalog's thread. Names in ``drop/`` are never told: the kernel keeps none of
@@ -99,7 +100,7 @@ class ArtifactTree:
         self,
         catalog: Catalog,
         store: Store,
-        outbox: Outbox,
+        outbox: Outbox | None,
         *,
         facts: Facts,
         jobs: Jobs | None = None,
@@ -110,14 +111,14 @@ class ArtifactTree:
         self._store = store
         self._commands = given = commands.Commands(catalog, store, jobs)
         self._artifacts = Artifacts(catalog, store, given, clock=clock)
-        self._drop = Drop(outbox, given)
         self._control = control = Control(catalog, store, outbox, facts, clock, given.orders)
         directories: dict[str, Directory] = {
             ARTIFACTS: self._artifacts.by_name,
             BY_ID: self._artifacts.by_id,
             BY_SHA256: self._artifacts.by_sha256,
-            DROP: self._drop.root,
         }
+        if outbox is not None:
+            directories[DROP] = Drop(outbox, given).root
         if jobs is not None:
             rooms = JobRooms(jobs, catalog, given, clock)
             directories[JOBS] = JobsDirectory(rooms)

@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from artifactfs.tree.rooms import Entry, Outbox
 
 _BEFORE, _BETWEEN, _AFTER = '{\n  "uploads": [', ",", "\n  ]\n}\n"
-_NONE = '{\n  "uploads": []\n}\n'
+NO_UPLOADS = b'{\n  "uploads": []\n}\n'
 _INDENTED = "\n" + 4 * " "
 
 
@@ -42,8 +42,8 @@ class UploadsText:
                 entries = self._outbox.entries()
                 self._pieces = {one.id: (one, self._piece(one)) for one in entries}
                 pieces = _BETWEEN.join(piece for _, piece in self._pieces.values())
-                text = f"{_BEFORE}{pieces}{_AFTER}" if pieces else _NONE
-                self._text, self._revision = text.encode(), revision
+                text = f"{_BEFORE}{pieces}{_AFTER}".encode() if pieces else NO_UPLOADS
+                self._text, self._revision = text, revision
             return self._text
 
     def _piece(self, entry: Entry) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from artifactfs import errors
 from artifactfs.cli import cli
-from artifactfs.cli.mount_helper import is_generic
 from artifactfs.config import SETTINGS, load
 
 
@@ -122,13 +121,6 @@ def test_commands_for_a_mount_say_when_there_is_none(tmp_path: Path) -> None:
         assert done.returncode == 1, words
         assert "mount" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-
-
-def test_what_mount_8_means_for_itself_is_left_to_it() -> None:
-    for option in ("rw", "_netdev", "nofail", "x-systemd.automount", "noauto", "user=ada"):
-        assert is_generic(option)
-    for option in ("cache.size=1G", "allow_other", "url=http://x"):
-        assert not is_generic(option)
 
 
 def test_the_mount_helper_refuses_what_it_does_not_know(tmp_path: Path) -> None:

@@ -117,6 +117,8 @@ def main(settings: dict[str, Any]) -> int:
         uid=os.getuid(),
         gid=os.getgid(),
         allow_other=settings["allow_other"],
+        read_only=settings.get("read_only", False),
+        noexec=settings.get("noexec", False),
     )
     try:
         binding.run(

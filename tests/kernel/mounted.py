@@ -45,6 +45,8 @@ class Mount:
         allow_other: bool = False,
         user: int | None = None,
         name: str = "mnt",
+        read_only: bool = False,
+        noexec: bool = False,
         ready_fails: bool = False,
         remove_mountpoint: bool = False,
     ) -> None:
@@ -63,6 +65,8 @@ class Mount:
             "source": source,
             "allow_other": allow_other,
             "user": user,
+            "read_only": read_only,
+            "noexec": noexec,
             "ready_fails": ready_fails,
         }
         if user is not None:

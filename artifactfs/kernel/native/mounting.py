@@ -5,6 +5,7 @@
 * **fusermount3** (or ``fusermount``), setuid, for everybody else. It mounts and hands the
   descriptor over a socket whose number it finds in ``_FUSE_COMMFD``.
 * **/dev/fd/N** as the mount point: a descriptor that someone privileged has mounted and passed on.
+  The flags of such a mount (``ro``, ``noexec``) are those of the process that mounted it.
 
 ``default_permissions`` (the kernel checks modes) only goes with ``allow_other``: where nobody but
 the owner gets in, he shall see EROFS for what is read-only, not EACCES, and may set attributes that
@@ -19,7 +20,6 @@ import array
 import ctypes
 import errno
 import os
-import re
 import socket
 import stat
 import subprocess
@@ -31,16 +31,17 @@ from typing import Final
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import FILESYSTEM_TYPE, SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
-from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse
+from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse, descriptor_of
 from artifactfs.kernel.unmounting import can_mount, fusermount, unmount
 
 FUSERMOUNT_TIMEOUT_S: Final = 20.0
 
+_MS_RDONLY: Final = 1
 _MS_NOSUID: Final = 2
 _MS_NODEV: Final = 4
+_MS_NOEXEC: Final = 8
 _MNT_DETACH: Final = 2
 _FUSE_NUMBER: Final = os.makedev(10, 229)
-_HANDED_IN: Final = re.compile(r"/dev/fd/([0-9]+)")
 _ALL_USERS: Final = (1 << 32) - 1
 _STACKED: Final = frozenset({"overlay", "aufs", "ecryptfs"})
 
@@ -57,9 +58,9 @@ class Attached:
 
 def attach(mountpoint: Path, options: MountOptions) -> Attached:
     """Mount, or take what is mounted. Raises `MountError` with the remedy; then nothing is left."""
-    handed_in = _HANDED_IN.fullmatch(os.fspath(mountpoint))
-    if handed_in:
-        return Attached(_take(int(handed_in[1])), None, "descriptor", None)
+    handed_in = descriptor_of(mountpoint)
+    if handed_in is not None:
+        return Attached(_take(handed_in), None, "descriptor", None)
     with suppress(OSError):  # without /proc nothing can be known beforehand
         check_fuse("native", allow_other=options.allow_other)
     if may_mount():
@@ -133,7 +134,7 @@ def _mount(mountpoint: Path, options: MountOptions) -> tuple[int, int]:
             os.fsencode(_one_line(options.source)),
             os.fsencode(mountpoint),
             FILESYSTEM_TYPE.encode(),
-            ctypes.c_ulong(_MS_NOSUID | _MS_NODEV),
+            ctypes.c_ulong(_mount_flags(options)),
             data.encode(),
         )
     except BaseException:
@@ -144,6 +145,15 @@ def _mount(mountpoint: Path, options: MountOptions) -> tuple[int, int]:
     number = ctypes.get_errno()
     os.close(fd)
     return -1, number
+
+
+def _mount_flags(options: MountOptions) -> int:
+    flags = _MS_NOSUID | _MS_NODEV
+    if options.read_only:
+        flags |= _MS_RDONLY
+    if options.noexec:
+        flags |= _MS_NOEXEC
+    return flags
 
 
 def _refused(mountpoint: Path, number: int) -> MountError:
@@ -171,6 +181,10 @@ def _by_fusermount(mountpoint: Path, options: MountOptions) -> int:
     words = [f"fsname={_escaped(options.source)}", f"subtype={SUBTYPE}", "nosuid", "nodev"]
     if options.allow_other:
         words += ["allow_other", "default_permissions"]
+    if options.read_only:
+        words.append("ro")
+    if options.noexec:
+        words.append("noexec")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:
         child = subprocess.Popen(  # noqa: S603 - the path is one argument, after --
