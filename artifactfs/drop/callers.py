@@ -15,9 +15,15 @@ has given up its memory, as here); everyone else reads 0, so that 0 proves somet
 What counts is the process that wrote last (`LastWriter`), not the one that closes last.
 ``timeout``, a shell or the parent of a worker holds the same open file, and ends in an ordinary
 way. A process is identified by its number and its start time, because numbers are used again.
-Where no process is known to have written (the file was only made, or changed through a mapping),
-the process that closes is judged instead, and one that closes properly makes good what a killed
-one has left.
+The process that made the file, or emptied it by opening it, counts as one that wrote: a program
+that is killed while its first bytes are still in its own memory leaves an empty file, which is
+partial too. Where no process is known to have written (the file was only changed through a mapping,
+or cut by its path), the process that closes is judged instead, and one that closes properly makes
+good what a killed one has left.
+
+A program may map a file, close its descriptor and go on writing to the mapping. If it is killed
+then, no FLUSH comes; but the kernel writes its changed pages back while the process ends, and that
+is when it is judged (`LastWriter.wrote_back`).
 """
 
 from __future__ import annotations
@@ -101,6 +107,14 @@ class LastWriter:
         if process is None:
             process = self._threads[thread] = process_of(thread)
         self._last = process
+
+    def wrote_back(self) -> None:
+        """Judge the process that wrote last now that pages of a mapping are written back."""
+        last = self._last
+        if last is None or last in self._killed or not self._was_killed(last.pid):
+            return
+        if process_of(last.pid) == last:
+            self._killed.add(last)
 
     def changed(self) -> None:
         """Note a change, also one of pages that are written back, which has no caller."""

@@ -318,6 +318,11 @@ class Spooled:
         with self.lock:
             self._last_writer.wrote(pid)
 
+    def written_back(self) -> None:
+        """Note that pages of a mapping come next."""
+        with self.lock:
+            self._last_writer.wrote_back()
+
     def forget_writer(self) -> None:
         """Note that what was written before does not count, and who has written it."""
         with self.lock:
@@ -472,8 +477,12 @@ class OpenFile:
         self._spooled.fsync()
 
     def written_by(self, caller_pid: int) -> None:
-        """Note the thread that asks for the next write, truncation, allocation or copy."""
+        """Note the thread that made or emptied the file, or asks for the change that comes next."""
         self._spooled.written_by(caller_pid)
+
+    def written_back(self) -> None:
+        """Note that the next write is of pages of a mapping, which have no caller."""
+        self._spooled.written_back()
 
     def forget_writer(self) -> None:
         """Note that the file was cut by its path, or as it was opened."""

@@ -278,6 +278,7 @@ def mount_options(options: MountOptions) -> dict[str, Any]:
         chosen |= {
             "fsname": source,
             "subtype": SUBTYPE,
+            "atomic_o_trunc": True,
             "big_writes": True,
             "max_read": REQUEST_BYTES,
             "max_write": REQUEST_BYTES,

@@ -339,6 +339,8 @@ class Operations:
                 refuse(errno.EISDIR if isinstance(pin.node, Directory) else errno.ELOOP)
             if _is_local(pin.node, flags):
                 handle = pin.node.open(flags)
+                if flags & os.O_TRUNC:
+                    handle.written_by(self._caller_pid())
             else:
                 handle = self._wait_for(
                     partial(pin.node.open, flags), undo=lambda late: late.release()
@@ -352,6 +354,7 @@ class Operations:
         """open(2) with O_CREAT of a file that is not there."""
         parent, name = self._parent(path)
         file, handle = parent.create(name, flags, stat.S_IMODE(mode))
+        handle.written_by(self._caller_pid())
         return self._opened(self._open.claim_new(path, file), handle)
 
     def _opened(self, pin: Pin, handle: Handle) -> Opened:
@@ -425,7 +428,9 @@ class Operations:
     def write(self, number: int, offset: int, data: bytes, *, written_back: bool = False) -> int:
         """How many bytes were written. `written_back`: pages of a mapping, by the kernel."""
         handle = self._open.get(number).handle
-        if not written_back:
+        if written_back:
+            handle.written_back()
+        else:
             handle.written_by(self._caller_pid())
         return min(handle.write(offset, data), len(data))
 

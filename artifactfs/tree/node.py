@@ -318,9 +318,13 @@ class Handle(ABC):
     def written_by(self, caller_pid: int) -> None:
         """Note the thread that asks for the next write, truncation, allocation or copy.
 
+        Also called after a file was made, or emptied by its opening, with the thread that did it.
         Not called for pages that the kernel writes back: those have no caller. Does not block.
         """
         _ = caller_pid
+
+    def written_back(self) -> None:
+        """Note that the next write is of pages of a mapping, which the kernel writes back."""
 
     def flush(self, caller_pid: int) -> None:
         """What close(2) waits for: make it durable. Comes once per closed descriptor.

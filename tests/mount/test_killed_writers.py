@@ -276,3 +276,83 @@ def test_what_another_writes_after_a_killed_program_is_uploaded_once(
     mounted.settle()
     (found,) = service.artifacts()
     assert service.content(found["id"]) == content
+
+
+# The program has changed nothing but to make the file, or to empty it: its bytes were in its memory.
+NOTHING_WRITTEN = """
+import os, signal, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+if "moves it" in sys.argv:  # as dd and shells do
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
+if "child" in sys.argv:
+    child = os.fork()
+    if not child:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("moves it",)], ids=["opened", "moved"])
+@pytest.mark.parametrize("new", [True, False], ids=["new", "emptied"])
+def test_a_file_that_a_killed_program_only_made_or_emptied_is_not_uploaded(
+    mounted: UserMount, service: ServiceClient, words: tuple[str, ...], *, new: bool
+) -> None:
+    path = mounted.path / "drop" / "empty"
+    if not new:
+        mounted.settings = {"drop.linger": "60"}
+        mounted.unmount()
+        mounted.mount()
+        path.write_bytes(b"before")
+        mounted.settle()
+    done = subprocess.run([sys.executable, "-c", NOTHING_WRITTEN, path, *words], check=False)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: is_interrupted(path), 10, "it is interrupted")
+    assert mounted.command("flush", mounted.path, check=False).returncode == 3
+    assert len(service.artifacts()) == (0 if new else 1)
+
+
+def test_an_empty_file_is_uploaded_if_the_killed_child_did_not_make_it(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    path = mounted.path / "drop" / "empty"
+    subprocess.run([sys.executable, "-c", NOTHING_WRITTEN, path, "child"], check=True)
+    mounted.settle()
+    (found,) = service.artifacts()
+    assert service.content(found["id"]) == b""
+
+
+# Python's own mappings keep a descriptor; a program in C closes it when it has mapped the file.
+ONLY_MAPPED = """
+import ctypes, os, signal, sys
+SIZE = 1 << 20
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(descriptor, SIZE)
+place = libc.mmap(None, SIZE, 3, 1, descriptor, 0)  # PROT_READ | PROT_WRITE, MAP_SHARED
+os.close(descriptor)
+ctypes.memset(place, 65, SIZE // 2)
+if "killed" in sys.argv:
+    os.kill(os.getpid(), signal.SIGKILL)
+ctypes.memset(place, 65, SIZE)
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "ends"])
+def test_a_program_killed_while_it_writes_to_a_mapping_alone_uploads_nothing(
+    mounted: UserMount, service: ServiceClient, *, killed: bool
+) -> None:
+    path = mounted.path / "drop" / "mapped"
+    words = ["killed"] if killed else []
+    done = subprocess.run([sys.executable, "-c", ONLY_MAPPED, path, *words], check=False)
+    assert done.returncode == (-signal.SIGKILL if killed else 0)
+    if killed:
+        stays_here(mounted, service, path)
+        return
+    mounted.settle()
+    (found,) = service.artifacts()
+    assert service.content(found["id"]) == b"A" * (1 << 20)

@@ -91,7 +91,10 @@ class FileOperations:
         late: list[OpenFile] = []
 
         def act() -> bytes:
-            opened, reply = self._opened(file, file.open(flags), flags)
+            handle = file.open(flags)
+            if flags & os.O_TRUNC:
+                handle.written_by(call.pid)
+            opened, reply = self._opened(file, handle, flags)
             late.append(opened)
             return reply
 
@@ -112,6 +115,7 @@ class FileOperations:
 
         def act() -> bytes:
             file, handle = directory.create(name, flags, mode & 0o7777)
+            handle.written_by(call.pid)
             opened, reply = self._opened(file, handle, flags)
             try:
                 entry = self._mount.stat.entry(file)
@@ -196,7 +200,9 @@ class FileOperations:
             raise ValueError("a write that is shorter than it says")
 
         def act() -> bytes:
-            if not write_flags & wire.WRITE_CACHE:
+            if write_flags & wire.WRITE_CACHE:
+                opened.handle.written_back()
+            else:
                 opened.handle.written_by(call.pid)
             return wire.WRITE_OUT.pack(opened.handle.write(offset, data), 0)
 
