@@ -42,8 +42,8 @@ _STARTED_FIELD = 19
 
 
 def was_killed(pid: int) -> bool:
-    """Whether a signal is ending process (or thread) `pid` right now."""
-    if pid <= 0:
+    """Whether a signal is ending process (or thread) `pid` right now. Does not block."""
+    if pid <= 0 or not _is_exiting(pid):
         return False
     path = Path(f"/proc/{pid}/stat")
     try:
@@ -58,6 +58,35 @@ def was_killed(pid: int) -> bool:
     return bool(exit_code & SIGNAL_BITS) or (exit_code == 0 and not _may_see(owner))
 
 
+def _is_exiting(pid: int) -> bool:
+    """Whether a thread has given up its memory, as it does before it closes its files.
+
+    This has to be known before ``/proc/<pid>/stat`` is read. A program that is being started closes
+    descriptors too (those with O_CLOEXEC), and meanwhile holds the kernel's lock that readers of
+    ``stat`` wait for: it would wait for the answer to its FLUSH, and the driver for it. Readers of
+    ``status`` do not take that lock.
+    """
+    try:
+        return "\nVmSize:" not in _status_of(pid)
+    except OSError:
+        return False
+
+
+def _status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+
+
+def group_of(thread: int) -> int:
+    """The process (thread group) that a thread belongs to; 0 if it is not visible or gone."""
+    if thread <= 0:
+        return 0
+    try:
+        lines = _status_of(thread).splitlines()
+        return next(int(line[5:]) for line in lines if line.startswith("Tgid:"))
+    except (OSError, ValueError, StopIteration):
+        return 0
+
+
 class Process(NamedTuple):
     """A process, all its threads together. `started` is in clock ticks since the machine began."""
 
@@ -69,15 +98,18 @@ NOT_VISIBLE = Process(0, 0)
 
 
 def process_of(thread: int) -> Process:
-    """The process that a thread belongs to; `NOT_VISIBLE` for 0, or if it is gone."""
-    if thread <= 0:
+    """The process that a thread belongs to; `NOT_VISIBLE` for 0, or if it is gone.
+
+    Blocks if the process is just being started (`_is_exiting`). A thread that waits for the answer
+    to its write is not.
+    """
+    pid = group_of(thread)
+    if not pid:
         return NOT_VISIBLE
     try:
-        status = Path(f"/proc/{thread}/status").read_text(encoding="utf-8", errors="replace")
-        pid = next(int(line[5:]) for line in status.splitlines() if line.startswith("Tgid:"))
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return Process(pid, int(text.rpartition(")")[2].split()[_STARTED_FIELD]))
-    except (OSError, ValueError, IndexError, StopIteration):
+    except (OSError, ValueError, IndexError):
         return NOT_VISIBLE
 
 
@@ -127,13 +159,14 @@ class LastWriter:
     def closes(self, thread: int) -> bool:
         """Judge the process that closes a descriptor now. Returns `was_killed`."""
         killed = self._was_killed(thread)
-        process = process_of(thread)
+        group = group_of(thread)
         self._threads = {
             number: one
             for number, one in self._threads.items()
-            if one != process and number != thread
+            if one.pid != group and number != thread
         }
-        if killed and process != NOT_VISIBLE:
+        process = process_of(thread) if killed else NOT_VISIBLE
+        if process != NOT_VISIBLE:
             self._killed.add(process)
         if not killed:
             self._closed_by_killed = False

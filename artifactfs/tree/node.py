@@ -325,6 +325,7 @@ class Handle(ABC):
 
     def written_back(self) -> None:
         """Note that the next write is of pages of a mapping, which the kernel writes back."""
+        return
 
     def flush(self, caller_pid: int) -> None:
         """What close(2) waits for: make it durable. Comes once per closed descriptor.

@@ -278,7 +278,7 @@ def test_what_another_writes_after_a_killed_program_is_uploaded_once(
     assert service.content(found["id"]) == content
 
 
-# The program has changed nothing but to make the file, or to empty it: its bytes were in its memory.
+# The program has only made the file, or emptied it: its bytes were in its own memory.
 NOTHING_WRITTEN = """
 import os, signal, sys
 descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -356,3 +356,24 @@ def test_a_program_killed_while_it_writes_to_a_mapping_alone_uploads_nothing(
     mounted.settle()
     (found,) = service.artifacts()
     assert service.content(found["id"]) == b"A" * (1 << 20)
+
+
+# Each program that this one starts closes the file as it is started: Python's files are O_CLOEXEC.
+STARTS_OTHERS = """
+import subprocess, sys
+with open(sys.argv[1], "wb", buffering=0) as file:
+    for part in b"a", b"b", b"c":
+        file.write(part)
+        subprocess.run(["true"], check=True, close_fds=False)
+        subprocess.run(["sh", "-c", "exec true"], check=True, close_fds=False)
+"""
+
+
+def test_a_program_that_starts_others_while_it_writes_is_not_kept_waiting(
+    mounted: UserMount, service: ServiceClient
+) -> None:
+    path = mounted.path / "drop" / "started"
+    subprocess.run([sys.executable, "-c", STARTS_OTHERS, path], check=True, timeout=60)
+    mounted.settle()
+    (found,) = service.artifacts()
+    assert service.content(found["id"]) == b"abc"
