@@ -166,6 +166,14 @@ class Book:
             self.space.reserve(-entry.size_bytes)
         self.journal.remove([entry.id for entry in gone])
 
+    def set_missing(self, entry_id: int, missing: str) -> None:
+        """The ranges of an entry that failed changes have left. Raises `DropError`, `OSError`."""
+        with self.changing:
+            row = self.view.stored(entry_id)
+            if row is not None and row.missing != missing:
+                self.view.put(row := dataclasses.replace(row, missing=missing))
+                self.journal.set_missing(row)
+
     def set_times(self, entry: Entry) -> None:
         """Mode and times of an entry. `changing` is held."""
         self.journal.set_times(entry)

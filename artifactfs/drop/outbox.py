@@ -231,6 +231,8 @@ class Outbox:
                 changes: dict[str, Any] = {}
                 if not entry.closed:  # the user says now that it is whole
                     changes["closed_at"] = time.time()
+                    changes["missing"] = ""
+                    self._desk.count_as_whole(entry.id)
                 queued = self._book.move(entry, State.QUEUED, error=None, **changes)
                 if queued is not None:
                     count += 1

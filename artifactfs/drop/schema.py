@@ -21,7 +21,7 @@ from pathlib import Path
 
 from artifactfs.errors import DropError
 
-VERSION = 3
+VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS entries (
   error TEXT,
   artifact_id TEXT,
   uploaded_at REAL,               -- seconds since the epoch
-  closed_at REAL NOT NULL DEFAULT 0  -- when these bytes got this name and were closed
+  closed_at REAL NOT NULL DEFAULT 0, -- when these bytes got this name and were closed
+  missing TEXT NOT NULL DEFAULT '' -- ranges that failed changes left, as `missing` writes them
 );
 CREATE UNIQUE INDEX IF NOT EXISTS entry_paths ON entries (path) WHERE path IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entry_ends ON entries (uploaded_at) WHERE state = 'uploaded';
@@ -83,6 +84,12 @@ DROP TABLE multiparts;
 _FROM_2 = """
 ALTER TABLE entries ADD COLUMN closed_at REAL NOT NULL DEFAULT 0;
 """
+
+_FROM_3 = """
+ALTER TABLE entries ADD COLUMN missing TEXT NOT NULL DEFAULT '';
+"""
+
+_UPGRADES = (_FROM_1, _FROM_2, _FROM_3)
 
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -129,13 +136,13 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 512")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, 2, VERSION):
+        if not 0 <= version <= VERSION:
             raise DropError(
                 f"{path} is of version {version}, this artifactfs knows {VERSION}",
                 remedy="use the artifactfs that wrote it, or set spool.dir",
             )
-        if version in (1, 2):
-            steps = f"{_FROM_1 if version == 1 else ''} {_FROM_2}"
+        if 0 < version < VERSION:
+            steps = " ".join(_UPGRADES[version - 1 :])
             database.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         database.execute("SELECT count(*) FROM entries").fetchone()
