@@ -50,9 +50,22 @@ class Book:
     ) -> list[Entry]:
         """Show what the journal says. `add_folder` is called for folders that it does not have.
 
-        Returns the entries as they are shown, in the order of closing.
+        Returns the entries as they are shown, in the order of closing. If that fails, journal and
+        slot are closed, and it can be called again.
         """
         self._slot, self._journal = slot, journal
+        try:
+            return self._load(slot, journal, add_folder)
+        except BaseException:
+            self._slot = self._journal = None
+            journal.abandon()
+            slot.close()
+            raise
+
+    def _load(
+        self, slot: Slot, journal: Journal, add_folder: Callable[[str], object]
+    ) -> list[Entry]:
+        self.view.clear()
         for folder in journal.folders():
             self.view.put_folder(folder)
         entries = journal.entries()

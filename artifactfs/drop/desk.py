@@ -226,8 +226,11 @@ class Desk:
             self._book.slot.names_reach_disk()
         self._book.settle_rows()
 
-    def released(self, spooled: Spooled) -> None:
-        """A writer is gone: after the last one, what was closed is queued. Never fails."""
+    def released(self, spooled: Spooled, *, still_open: int = 0) -> None:
+        """A writer is gone: after the last one, what was closed is queued. Never fails.
+
+        `still_open` is 1 for a writer that is about to go and waits for the upload before that.
+        """
         try:
             resting = spooled.rest()
         except (OSError, ArtifactfsError):
@@ -240,7 +243,7 @@ class Desk:
                 if resting is not None:
                     resting.close()
                 return
-            if spooled.writers and not self.waits_at_close:
+            if spooled.writers > still_open:
                 return
             if resting is not None and row.sha256 is None:
                 self._hashes.keep(row.id, row.generation, resting)

@@ -59,7 +59,7 @@ class Keeper(Protocol):
     def rows_reach_disk(self) -> None: ...
     def note_missing(self, entry_id: int, missing: str) -> None: ...
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None: ...
-    def released(self, spooled: Spooled) -> None: ...
+    def released(self, spooled: Spooled, *, still_open: int = 0) -> None: ...
     def let_go(self, spooled: Spooled) -> None: ...
     def reach_disk(self, *, names: bool) -> None: ...
     def settle(self, entry_id: int) -> None: ...
@@ -484,12 +484,15 @@ class OpenFile:
 
     @property
     def settles(self) -> bool:
-        """Whether close(2) waits for the upload, too (`drop.sync`). At once."""
-        return self._writer and self._keeper.waits_at_close
+        """Whether close(2) waits for the upload, too (`drop.sync`). Does not block.
+
+        Only the close of the last descriptor that is open for writing does.
+        """
+        return self._writer and self._keeper.waits_at_close and self._spooled.writers == 1
 
     def settle(self) -> None:
         """Wait for the upload, after `flush`. Raises `NotUploaded`, `TimedOut`."""
-        self._keeper.released(self._spooled)
+        self._keeper.released(self._spooled, still_open=1)
         self._keeper.settle(self.entry_id)
 
     def fsync(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import sqlite3
@@ -23,7 +22,7 @@ from typing import Any
 
 from artifactfs import system
 from artifactfs.drop.durable import GroupSync, sync_directory
-from artifactfs.drop.schema import open_database
+from artifactfs.drop.schema import disk_error, open_database
 from artifactfs.drop.states import MOVES, Entry, Folder, State
 from artifactfs.errors import DropError
 
@@ -317,8 +316,9 @@ def _translated() -> Iterator[None]:
     except sqlite3.ProgrammingError as error:
         raise DropError("the mount has ended", remedy="mount again") from error
     except sqlite3.DatabaseError as error:
-        if "full" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        number = disk_error(error)
+        if number is not None:
+            raise OSError(number, os.strerror(number)) from error
         raise DropError(f"the journal: {error}") from error
 
 

@@ -91,6 +91,11 @@ ALTER TABLE entries ADD COLUMN missing TEXT NOT NULL DEFAULT '';
 
 _UPGRADES = (_FROM_1, _FROM_2, _FROM_3)
 
+_DISK_ERRORS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _log = logging.getLogger(__name__)
@@ -99,14 +104,17 @@ _log = logging.getLogger(__name__)
 def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     """The database at `path` with its tables, and whether it was made just now.
 
-    A broken one is set aside. Raises `DropError`.
+    A broken one is set aside. Raises `DropError`; `OSError` where the disk is full or fails.
     """
     try:
         return _open(path)
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        number = disk_error(error)
+        if code == sqlite3.SQLITE_CANTOPEN:
+            _open_files(path)
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         if code not in _BROKEN:
             raise _unusable(path, error) from error
         aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
@@ -119,6 +127,17 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         return _open(path)
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
+
+
+def disk_error(error: sqlite3.Error) -> int | None:
+    """The errno of a disk that is full, write-protected or failing, None if it is not the disk."""
+    return _DISK_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+
+
+def _open_files(path: Path) -> None:
+    """Open what SQLite could not: it does not say why. Raises `OSError`."""
+    for name in (path.name, f"{path.name}-wal"):
+        os.close(os.open(path.with_name(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _unusable(path: Path, error: Exception) -> DropError:
