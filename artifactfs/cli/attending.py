@@ -254,7 +254,8 @@ def _chosen(paths: tuple[Path, ...]) -> dict[Path, set[str] | None]:
 def flush(paths: tuple[Path, ...], timeout: float) -> None:
     """Wait until files in drop/ are on the service: all, or only those that are named.
 
-    A named file that is not in drop/ any more has been uploaded, or was removed. The exit status is 3 if something failed, was interrupted, or is still on its way.
+    A named file that is not in drop/ any more has been uploaded, or was removed. The exit status
+    is 3 if something failed, was interrupted, waits for its name, or is still on its way.
 
     \b
     Examples:

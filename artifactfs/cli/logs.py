@@ -96,7 +96,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
         super().__init__(path, maxBytes=MOST_BYTES, backupCount=KEPT, delay=True)
 
     def _open(self) -> TextIOWrapper:
-        return open(_open_log(Path(self.baseFilename)), "a", encoding="utf-8")  # noqa: PTH123
+        return open(_open_log(Path(self.baseFilename)), "a", encoding="utf-8")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Write the record to standard error, and open the file again for the next one."""

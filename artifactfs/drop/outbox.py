@@ -36,10 +36,10 @@ from artifactfs.drop.files import OpenFile
 from artifactfs.drop.folders import Folders
 from artifactfs.drop.hashing import KeptHashes
 from artifactfs.drop.journal import Journal
+from artifactfs.drop.preview import preview
 from artifactfs.drop.recovery import recover
 from artifactfs.drop.renames import Renames
 from artifactfs.drop.space import Space
-from artifactfs.drop.preview import preview
 from artifactfs.drop.spool import DISK_ERRORS, Slot, claim
 from artifactfs.drop.states import Entry, Folder, State
 from artifactfs.drop.sweeper import Sweeper

@@ -78,7 +78,8 @@ class Entry:
     `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
     entries by their closing. `closed` says that a close of these bytes has returned, `closed_at`
     when (seconds since the epoch), `tried` that the service may have got them since. `missing` are
-    the ranges that a failed change has left (``missing``). `progress` goes from 0 to 1. `waits_for_name` says that the name looks temporary, so that it is not
+    the ranges that a failed change has left (``missing``). `progress` goes from 0 to 1.
+    `waits_for_name` says that the name looks temporary, so that it is not
     uploaded before it is renamed.
     """
 

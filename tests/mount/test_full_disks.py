@@ -159,7 +159,7 @@ def test_a_state_disk_that_takes_nothing_does_not_keep_a_mount_from_starting(
         (drop / "folder").mkdir()
         (drop / "folder" / "waiting.bin").write_bytes(b"waiting")
         if was_used == "unmounted":
-            user.unmount()
+            user.command("unmount", "--timeout", "0", user.path, check=False)
         else:
             user.kill()
         for ballast in small_disk.rglob("ballast"):
