@@ -220,7 +220,9 @@ def test_a_mount_without_its_spool_ends_without_waiting(
     write_protect(small_disk)
     user.mount()
     assert os.listdir(user.path / "drop") == ["waiting.bin"]
-    user.unmount()
+    done = user.command("unmount", user.path, check=False)
+    assert done.returncode == 3
+    assert "waiting.bin is not uploaded" in done.stderr
     give_room(small_disk)
     user.mount()
     wait_until(lambda: service.named("waiting.bin"), 30)
