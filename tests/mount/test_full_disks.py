@@ -192,7 +192,7 @@ def test_a_state_disk_that_takes_nothing_does_not_keep_a_mount_from_starting(
             assert done.returncode == 3
             assert "spool" in done.stderr
     else:  # a used journal still takes what it has to
-        assert spoil is fill
+        assert spoil is not write_protect
         assert was_used != "new"
         with pytest.raises(OSError, match="No space left"):
             (drop / "new.bin").write_bytes(bytes(4_000_000))
