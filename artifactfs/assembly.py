@@ -444,7 +444,7 @@ class Mount:
     def _drain(self, outbox: Outbox | None, watch: Conversation) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending() if outbox is not None else (0, 0)
-        if outbox is None or not files:
+        if outbox is None or not files or outbox.trouble:
             watch.stopping("unmounted", _CLOSE_S)
             return
         watch.stopping(

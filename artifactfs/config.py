@@ -265,7 +265,9 @@ class UploadConfig:
 class DropConfig:
     """The outbox as its user sees it."""
 
-    sync: bool = _setting("drop.sync", False, read_flag, "close waits until the file is uploaded")
+    sync: bool = _setting(
+        "drop.sync", False, read_flag, "the last close of a file waits until it is uploaded"
+    )
     linger_s: float = _setting(
         "drop.linger", 60.0, read_duration, "how long an uploaded file stays in drop/"
     )

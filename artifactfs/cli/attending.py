@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,11 +21,13 @@ from artifactfs.cli.failures import FAILED, NOT_ALL_UPLOADED, say
 from artifactfs.cli.progress import Bar
 from artifactfs.cli.rates import Rates
 from artifactfs.cli.running import Running
+from artifactfs.errors import MountError
 
 POLL_S = 0.05
 WATCH_S = 1.0
 MOST_LINES = 20
 BAR_WIDTH = 20
+_ON_THEIR_WAY = frozenset({"queued", "hashing", "uploading"})
 _ORDER = {"uploading": 0, "failed": 1, "interrupted": 2, "hashing": 3, "writing": 4}
 
 
@@ -115,6 +118,8 @@ def _overview(
         pending = "none, mounted read-only"
         if waiting := now.get("spool_files"):
             pending += f"; {shown.count(waiting, 'file')} in {now['spool']}"
+    if uploads.get("error"):
+        pending += f" ({uploads['error']})"
     cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
     moving = [("now", _transfers(rates))] if rates is not None else []
     facts = [
@@ -175,6 +180,9 @@ def wait_for_uploads(
             uploads = running.status()["uploads"]
             left_bytes = uploads["pending_bytes"]
             whole_bytes = max(whole_bytes, left_bytes)
+            if uploads.get("error"):  # nothing is uploaded before that has been mended
+                say(uploads["error"])
+                break
             if not uploads["pending_files"] or time.monotonic() >= deadline_s or enough():
                 break
             bar.update(whole_bytes - left_bytes + uploads["sent_bytes"], whole_bytes)
@@ -187,21 +195,84 @@ def wait_for_uploads(
     ]
 
 
-@click.command()
-@words.mountpoint_argument()
-@click.option("--timeout", type=float, default=3600.0, metavar="S", help="How long to wait.")
-def flush(mountpoint: Path | None, timeout: float) -> None:
-    """Wait until everything in drop/ is on the service.
+def wait_for_files(running: Running, names: set[str], timeout_s: float) -> list[dict[str, Any]]:
+    """Wait until none of these files of drop/, or of these directories, is on its way.
 
-    The exit status is 3 if something failed, was interrupted, or is still on its way.
+    What of them is not uploaded then. One that is not there is uploaded, or was removed.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    pause_s = POLL_S
+    with Bar("uploading") as bar:
+        while True:
+            uploads = running.status()["uploads"]
+            chosen = [one for one in running.uploads() if _is_in(one["name"], names)]
+            left = [one for one in chosen if one["state"] != "uploaded"]
+            # A file whose close has just returned is `writing` still, and counts as pending.
+            states = _ON_THEIR_WAY | ({"writing"} if uploads["pending_files"] else set())
+            pending = [one for one in left if one["state"] in states and not one["waits_for_name"]]
+            if uploads.get("error"):
+                say(uploads["error"])
+                return left
+            if not pending or time.monotonic() >= deadline_s:
+                return left
+            whole_bytes = sum(one["size"] for one in chosen)
+            left_bytes = sum(int(one["size"] * (1 - one["progress"])) for one in left)
+            bar.update(whole_bytes - left_bytes, whole_bytes)
+            time.sleep(min(pause_s, max(0.0, deadline_s - time.monotonic())))
+            pause_s = min(0.5, pause_s * 1.5)
+
+
+def _is_in(name: str, names: set[str]) -> bool:
+    return name in names or any(name.startswith(f"{one}/") for one in names)
+
+
+def _chosen(paths: tuple[Path, ...]) -> dict[Path, set[str] | None]:
+    """By mount point, the names below drop/ that are meant; None: everything there."""
+    chosen: dict[Path, set[str] | None] = {}
+    for path in paths:
+        mountpoint = Running.at(path).mountpoint
+        location = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would touch the mount
+        if not location.is_relative_to(mountpoint):
+            location = Path(os.path.realpath(location))
+        names = location.relative_to(mountpoint).parts
+        if names in ((), ("drop",)):
+            chosen[mountpoint] = None
+        elif names[0] != "drop":
+            raise MountError(f"{path} is not in drop/", remedy=f"only {mountpoint}/drop is flushed")
+        else:
+            known = chosen.setdefault(mountpoint, set())
+            if known is not None:
+                known.add("/".join(names[1:]))
+    return chosen
+
+
+@click.command()
+@click.argument(
+    "paths", nargs=-1, type=click.Path(path_type=Path, readable=False), metavar="[MOUNTPOINT|FILE]…"
+)
+@click.option("--timeout", type=float, default=3600.0, metavar="S", help="How long to wait.")
+def flush(paths: tuple[Path, ...], timeout: float) -> None:
+    """Wait until files in drop/ are on the service: all, or only those that are named.
+
+    A named file that is not in drop/ any more has been uploaded, or was removed. The exit status
+    is 3 if something failed, was interrupted, waits for its name, or is still on its way.
 
     \b
     Examples:
       artifactfs flush
       cp model.safetensors ~/artifacts/drop/ && artifactfs flush ~/artifacts
       artifactfs flush --timeout 60 ~/artifacts
+      artifactfs flush ~/artifacts/drop/model.safetensors
     """
-    left = wait_for_uploads(Running.at(mountpoint), timeout)
+    deadline_s = time.monotonic() + timeout
+    left: list[dict[str, Any]] = []
+    chosen = _chosen(paths) or {Running.at(None).mountpoint: None}
+    for mountpoint, names in chosen.items():
+        left_s = max(0.0, deadline_s - time.monotonic())
+        if names is None:
+            left += wait_for_uploads(Running(mountpoint), left_s)
+        else:
+            left += wait_for_files(Running(mountpoint), names, left_s)
     say_what_is_left(left)
     if left:
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)

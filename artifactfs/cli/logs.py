@@ -10,6 +10,8 @@ Nothing here sees a token: those are `Secret`, which shows itself nowhere.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import logging.handlers
@@ -17,10 +19,12 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 
 from artifactfs.config import Config
 
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 MOST_BYTES = 4 << 20
 KEPT = 3
 
@@ -85,6 +89,34 @@ class StandardError(logging.Handler):
             self.handleError(record)
 
 
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log file. What its disk does not take goes to standard error instead."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=MOST_BYTES, backupCount=KEPT, delay=True)
+
+    def _open(self) -> TextIOWrapper:
+        return open(_open_log(Path(self.baseFilename)), "a", encoding="utf-8")
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Write the record to standard error, and open the file again for the next one."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+            return
+        stream, self.stream = self.stream, None
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        if stream is not None:
+            with contextlib.suppress(OSError):  # it tries once more to write what it holds
+                stream.close()
+
+
+def _open_log(path: Path) -> int:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
 def log_path(config: Config, mountpoint: Path) -> Path:
     """The log file of a mount."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(mountpoint)).strip("-") or "mount"
@@ -92,11 +124,13 @@ def log_path(config: Config, mountpoint: Path) -> Path:
 
 
 def log_to_file(config: Config, path: Path) -> None:
-    """Log to a file from now on. Raises `OSError`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    handler = logging.handlers.RotatingFileHandler(path, maxBytes=MOST_BYTES, backupCount=KEPT)
-    _use(config, handler, _lines(config, TextLines()))
+    """Log to a file from now on. Raises `OSError`, but not where its disk is full or fails."""
+    try:
+        os.close(_open_log(path))
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+    _use(config, LogFile(path), _lines(config, TextLines()))
 
 
 def log_to_terminal(config: Config) -> None:

@@ -16,6 +16,7 @@ from artifactfs.cli.completing import one_of
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import say
 from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
+from artifactfs.cli.running import Running
 from artifactfs.config import Config
 from artifactfs.errors import MountError
 
@@ -114,3 +115,8 @@ def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:
         assembly.Mount(config, mountpoint).run(ready)
 
     run_detached(serve)
+    trouble = None
+    with contextlib.suppress(MountError):  # it may have been unmounted again
+        trouble = Running.at(mountpoint).status()["uploads"].get("error")
+    if trouble:
+        say(f"mounted, but {trouble}")

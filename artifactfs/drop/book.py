@@ -50,9 +50,22 @@ class Book:
     ) -> list[Entry]:
         """Show what the journal says. `add_folder` is called for folders that it does not have.
 
-        Returns the entries as they are shown, in the order of closing.
+        Returns the entries as they are shown, in the order of closing. If that fails, journal and
+        slot are closed, and it can be called again.
         """
         self._slot, self._journal = slot, journal
+        try:
+            return self._load(slot, journal, add_folder)
+        except BaseException:
+            self._slot = self._journal = None
+            journal.abandon()
+            slot.close()
+            raise
+
+    def _load(
+        self, slot: Slot, journal: Journal, add_folder: Callable[[str], object]
+    ) -> list[Entry]:
+        self.view.clear()
         for folder in journal.folders():
             self.view.put_folder(folder)
         entries = journal.entries()
@@ -165,6 +178,14 @@ class Book:
             self.slot.path(entry.file).unlink(missing_ok=True)
             self.space.reserve(-entry.size_bytes)
         self.journal.remove([entry.id for entry in gone])
+
+    def set_missing(self, entry_id: int, missing: str) -> None:
+        """The ranges of an entry that failed changes have left. Raises `DropError`, `OSError`."""
+        with self.changing:
+            row = self.view.stored(entry_id)
+            if row is not None and row.missing != missing:
+                self.view.put(row := dataclasses.replace(row, missing=missing))
+                self.journal.set_missing(row)
 
     def set_times(self, entry: Entry) -> None:
         """Mode and times of an entry. `changing` is held."""

@@ -11,6 +11,7 @@ has done so by then, and its file is uploaded once, under its name, or never.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import logging
@@ -172,6 +173,18 @@ class Desk:
         book.told(changed.path)
         return changed
 
+    def note_missing(self, entry_id: int, missing: str) -> None:
+        """A change has failed and left these ranges. What cannot be written is at the close."""
+        with contextlib.suppress(OSError, DropError):
+            self._book.set_missing(entry_id, missing)
+
+    def count_as_whole(self, entry_id: int) -> None:
+        """The user says that an entry is as it should be, whatever is missing of it."""
+        with self._book.changing:
+            spooled = self._open.get(entry_id)
+        if spooled is not None:
+            spooled.forget_missing()
+
     def rows_reach_disk(self) -> None:
         """Return when all rows written before are on the disk. Raises `OSError`, `DropError`."""
         self._book.settle_rows()
@@ -195,6 +208,7 @@ class Desk:
                 mtime_ns=shown.mtime_ns,
                 sha256=shown.sha256,
                 error=why_not,
+                missing=shown.missing,
             )
         if fresh:
             book.slot.names_reach_disk()
@@ -212,8 +226,11 @@ class Desk:
             self._book.slot.names_reach_disk()
         self._book.settle_rows()
 
-    def released(self, spooled: Spooled) -> None:
-        """A writer is gone: after the last one, what was closed is queued. Never fails."""
+    def released(self, spooled: Spooled, *, still_open: int = 0) -> None:
+        """A writer is gone: after the last one, what was closed is queued. Never fails.
+
+        `still_open` is 1 for a writer that is about to go and waits for the upload before that.
+        """
         try:
             resting = spooled.rest()
         except (OSError, ArtifactfsError):
@@ -226,7 +243,7 @@ class Desk:
                 if resting is not None:
                     resting.close()
                 return
-            if spooled.writers and not self.waits_at_close:
+            if spooled.writers > still_open:
                 return
             if resting is not None and row.sha256 is None:
                 self._hashes.keep(row.id, row.generation, resting)

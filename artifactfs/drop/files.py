@@ -10,7 +10,9 @@ returned, before the bytes change. RELEASE, of the last writer, queues the entry
 
 A change that has failed (the disk is full) leaves a partial file (``missing``), and so does a sync
 that has failed, which the kernel reports only once: such a file is `interrupted` when it is closed,
-however properly, unless what is missing was written after all or cut off.
+however properly, unless what is missing was written after all or cut off. The row keeps what is
+missing, so that a later opening, also of a later mount, knows it. After a failed sync that is the
+whole file.
 """
 
 from __future__ import annotations
@@ -55,8 +57,9 @@ class Keeper(Protocol):
     def reserve(self, size_bytes: int) -> None: ...
     def begin_writing(self, entry_id: int) -> Entry: ...
     def rows_reach_disk(self) -> None: ...
+    def note_missing(self, entry_id: int, missing: str) -> None: ...
     def closed(self, shown: Entry, why_not: str | None, *, fresh: bool) -> None: ...
-    def released(self, spooled: Spooled) -> None: ...
+    def released(self, spooled: Spooled, *, still_open: int = 0) -> None: ...
     def let_go(self, spooled: Spooled) -> None: ...
     def reach_disk(self, *, names: bool) -> None: ...
     def settle(self, entry_id: int) -> None: ...
@@ -90,7 +93,7 @@ class Spooled:
         self._killed = False
         self._ready = fresh
         self._last_writer = LastWriter(keeper.was_killed)
-        self._missing = MissingRanges()
+        self._missing = MissingRanges(entry.missing)
         self._lost: OSError | None = None
         self._sent_on_bytes = 0
 
@@ -140,19 +143,22 @@ class Spooled:
         """
         size_bytes = max(0, min(size_bytes, os.fstat(source).st_size - start))
         copied = 0
-        with self._changing(Span(offset, offset + size_bytes), offset + size_bytes):
+        with self.lock:
             try:
-                while copied < size_bytes:
-                    count = system.copy_range(
-                        source, self._descriptor, size_bytes - copied, start + copied,
-                        offset + copied,
-                    )  # fmt: skip
-                    if not count:
-                        break
-                    copied += count
-            finally:
-                self._changed(offset, offset + copied)
-            self._missing.arrived(Span(offset, offset + copied))
+                with self._changing(Span(offset, offset + size_bytes), offset + size_bytes):
+                    try:
+                        while copied < size_bytes:
+                            count = system.copy_range(
+                                source, self._descriptor, size_bytes - copied, start + copied,
+                                offset + copied,
+                            )  # fmt: skip
+                            if not count:
+                                break
+                            copied += count
+                    finally:
+                        self._changed(offset, offset + copied)
+            finally:  # also where it failed: only the rest is missing then
+                self._missing.arrived(Span(offset, offset + copied))
         return copied
 
     def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
@@ -192,7 +198,7 @@ class Spooled:
                 yield
             except (OSError, SpoolFull) as error:
                 if is_loss(error):
-                    self._missing.add(span, zeros=zeros)
+                    self._miss(span, zeros=zeros)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise SpoolFull(f"the spool's disk is full: {self._path.parent}") from error
                 raise
@@ -200,6 +206,17 @@ class Spooled:
                 unused_bytes = reserved_bytes - (self._size_bytes - before_bytes)
                 if unused_bytes:
                     self._keeper.reserve(-unused_bytes)
+
+    def _miss(self, span: Span, *, zeros: bool = False) -> None:
+        """Note that `span` did not get to the disk, in the row as well while that is open."""
+        self._missing.add(span, zeros=zeros)
+        if self._writing and not self._durable:
+            self._keeper.note_missing(self.entry.id, str(self._missing))
+
+    def forget_missing(self) -> None:
+        """Count the file as whole as it is."""
+        with self.lock:
+            self._missing = MissingRanges()
 
     def _changed(self, start: int, stop: int) -> None:
         """Bytes from `start` on are others now, and the file reaches up to `stop` at least."""
@@ -299,6 +316,8 @@ class Spooled:
             system.data_sync(self._descriptor)
         except OSError as error:
             self._lost = error
+            with self.lock:  # which bytes it was about is not known
+                self._miss(Span(0, self._size_bytes))
             raise
 
     def fsync(self) -> None:
@@ -351,7 +370,11 @@ class Spooled:
         """The entry as its bytes are: with their hash, if it is known."""
         digest = self._hash.known(self._size_bytes) if self._hash is not None else None
         return dataclasses.replace(
-            self.entry, size_bytes=self._size_bytes, mtime_ns=self._mtime_ns, sha256=digest
+            self.entry,
+            size_bytes=self._size_bytes,
+            mtime_ns=self._mtime_ns,
+            sha256=digest,
+            missing=str(self._missing),
         )
 
     def rest(self) -> RollingHash | None:
@@ -461,12 +484,15 @@ class OpenFile:
 
     @property
     def settles(self) -> bool:
-        """Whether close(2) waits for the upload, too (`drop.sync`). At once."""
-        return self._writer and self._keeper.waits_at_close
+        """Whether close(2) waits for the upload, too (`drop.sync`). Does not block.
+
+        Only the close of the last descriptor that is open for writing does.
+        """
+        return self._writer and self._keeper.waits_at_close and self._spooled.writers == 1
 
     def settle(self) -> None:
         """Wait for the upload, after `flush`. Raises `NotUploaded`, `TimedOut`."""
-        self._keeper.released(self._spooled)
+        self._keeper.released(self._spooled, still_open=1)
         self._keeper.settle(self.entry_id)
 
     def fsync(self) -> None:

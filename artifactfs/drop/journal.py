@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
 import sqlite3
@@ -23,13 +22,13 @@ from typing import Any
 
 from artifactfs import system
 from artifactfs.drop.durable import GroupSync, sync_directory
-from artifactfs.drop.schema import open_database
+from artifactfs.drop.schema import disk_error, open_database
 from artifactfs.drop.states import MOVES, Entry, Folder, State
 from artifactfs.errors import DropError
 
 _COLUMNS = (
     "id, path, state, size, mode, mtime_ns, ctime_ns, file, sha256, error, artifact_id,"
-    " generation, closed, turn, tried, closed_at"
+    " generation, closed, turn, tried, closed_at, missing"
 )
 _COLUMN_OF = {
     "generation": "generation",
@@ -37,6 +36,7 @@ _COLUMN_OF = {
     "turn": "turn",
     "tried": "tried",
     "closed_at": "closed_at",
+    "missing": "missing",
     "size_bytes": "size",
     "mtime_ns": "mtime_ns",
     "sha256": "sha256",
@@ -170,12 +170,13 @@ class Journal:
         """A new entry, with its id."""
         cursor = self._do(
             "INSERT INTO entries (path, file, state, generation, closed, turn, tried, size, mode,"
-            " mtime_ns, ctime_ns, sha256, error, closed_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " mtime_ns, ctime_ns, sha256, error, closed_at, missing)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 os.fsencode(entry.path), entry.file, entry.state, entry.generation, entry.closed,
                 entry.turn, entry.tried, entry.size_bytes, entry.mode, entry.mtime_ns,
                 entry.ctime_ns, entry.sha256, entry.error, entry.closed_at,
+                entry.missing,
             ),
         )  # fmt: skip
         assert cursor.lastrowid is not None
@@ -209,6 +210,10 @@ class Journal:
             "UPDATE entries SET mode = ?, mtime_ns = ?, ctime_ns = ? WHERE id = ?",
             (entry.mode, entry.mtime_ns, entry.ctime_ns, entry.id),
         )
+
+    def set_missing(self, entry: Entry) -> None:
+        """Write an entry's missing ranges only."""
+        self._do("UPDATE entries SET missing = ? WHERE id = ?", (entry.missing, entry.id))
 
     def count_as_tried(self) -> None:
         """The service may have anything that was closed."""
@@ -311,8 +316,9 @@ def _translated() -> Iterator[None]:
     except sqlite3.ProgrammingError as error:
         raise DropError("the mount has ended", remedy="mount again") from error
     except sqlite3.DatabaseError as error:
-        if "full" in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        number = disk_error(error)
+        if number is not None:
+            raise OSError(number, os.strerror(number)) from error
         raise DropError(f"the journal: {error}") from error
 
 
@@ -337,4 +343,5 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         turn=row[13],
         tried=bool(row[14]),
         closed_at=row[15],
+        missing=row[16],
     )

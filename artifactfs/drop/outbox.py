@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +36,11 @@ from artifactfs.drop.files import OpenFile
 from artifactfs.drop.folders import Folders
 from artifactfs.drop.hashing import KeptHashes
 from artifactfs.drop.journal import Journal
+from artifactfs.drop.preview import preview
 from artifactfs.drop.recovery import recover
 from artifactfs.drop.renames import Renames
 from artifactfs.drop.space import Space
-from artifactfs.drop.spool import Slot, claim
+from artifactfs.drop.spool import DISK_ERRORS, Slot, claim
 from artifactfs.drop.states import Entry, Folder, State
 from artifactfs.drop.sweeper import Sweeper
 from artifactfs.drop.uploader import Uploader
@@ -49,6 +52,14 @@ from artifactfs.errors import NotUploaded, TimedOut
 SYNC_S = 3600.0
 _JOIN_S = 5.0
 _FOLLOWERS = 2
+OPEN_AGAIN_S = 1.0
+_MAKE_ROOM = "make room there, or set state.dir or spool.dir to another disk; it is tried again"
+_CHECK_THE_DISK = "check the disk, or set state.dir or spool.dir to another; it is tried again"
+_REMEDIES = {
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
+    errno.EROFS: "remount it for writing, or set state.dir or spool.dir to another disk",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +72,23 @@ def _recovered(slot: Slot, others: list[Slot]) -> Journal:
         journal.abandon()
         raise
     return journal
+
+
+def _open_spool(directory: Path, origin: str) -> tuple[Slot, Journal]:
+    """Claim a slot and take up what was left. Raises `OSError`, `DropError`; then none is held."""
+    slot, others = claim(directory, origin)
+    try:
+        try:
+            return slot, _recovered(slot, others)
+        except OSError as error:
+            if error.errno != errno.ENOSPC or not slot.drop_ballast():
+                raise
+            _log.warning("the disk of %s is full: what was kept back is used", slot.directory)
+            return slot, _recovered(slot, others)
+    except BaseException:
+        for one in (slot, *others):
+            one.close()
+        raise
 
 
 class Outbox:
@@ -109,27 +137,85 @@ class Outbox:
         self._sweeper = Sweeper(
             self._book, self._desk, self._folders, self._uploader.multipart, drop.linger_s
         )
+        self._ended = threading.Event()
+        self._trouble: OSError | None = None
+        self._opener = threading.Thread(target=self._try_to_open, name="spool", daemon=True)
 
     def start(self) -> None:
-        """Claim a slot, take up what was left, and start the threads. Raises `DropError`."""
-        slot, others = claim(self._directory, self._origin)
+        """Open the spool and start the threads. Raises `DropError`, `OSError`.
+
+        A disk that is full, write-protected or failing keeps nothing from starting: `trouble` says
+        so, what the journal holds is shown, changes are refused, and a thread tries again.
+        """
         try:
-            journal = _recovered(slot, others)
+            self._open()
         except OSError as error:
-            if error.errno != errno.ENOSPC or not slot.drop_ballast():
+            if error.errno not in DISK_ERRORS:
                 raise
-            _log.warning("the disk of %s is full: what was kept back is used", slot.directory)
-            journal = _recovered(slot, others)
-        slot.take_ballast()
-        for entry in self._book.start(slot, journal, self._folders.add):
-            if entry.state is State.QUEUED and not entry.waits_for_name:
-                self._worker.offer(entry)
-        self._worker.start()
-        self._sweeper.start()
+            self._trouble = error
+            folders, entries = preview(self._directory, self._origin)
+            self._view.clear()
+            for folder in folders:
+                self._view.put_folder(folder)
+            self._view.load(entries)
+            _log.warning("%s", self.trouble)
+            self._opener.start()
+
+    def _open(self) -> None:
+        """Open the spool, show what its journal holds, and upload from it."""
+        slot, journal = _open_spool(self._directory, self._origin)
+        with self._book.changing:
+            if self._ended.is_set():
+                journal.abandon()
+                slot.close()
+                return
+            slot.take_ballast()
+            entries = self._book.start(slot, journal, self._folders.add)
+            for entry in entries:
+                if entry.state is State.QUEUED and not entry.waits_for_name:
+                    self._worker.offer(entry)
+            self._worker.start()
+            self._sweeper.start()
+            self._trouble = None
+
+    def _try_to_open(self) -> None:
+        """Open the spool as soon as its disk takes something."""
+        while self._trouble is not None and not self._ended.wait(OPEN_AGAIN_S):
+            try:
+                self._open()
+            except OSError as error:
+                self._trouble = error
+            except Exception:  # noqa: BLE001 - another attempt may succeed
+                _log.exception("the spool in %s cannot be opened", self._directory)
+        if self._trouble is None:
+            _log.info("the spool in %s can be written again", self._directory)
+            self._told("")
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written or uploaded now, with the remedy; None if it can be.
+
+        Does not block.
+        """
+        error = self._trouble
+        if error is None:
+            return None
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        remedy = _REMEDIES.get(error.errno or 0, _CHECK_THE_DISK)
+        return f"the spool in {self._directory} cannot be opened: {reason}; {remedy}"
+
+    def _require_spool(self) -> None:
+        """Raise what keeps the spool from being opened: `OSError` ENOSPC, EDQUOT, EROFS, EIO."""
+        error = self._trouble
+        if error is not None:
+            raise OSError(error.errno, os.strerror(error.errno or errno.EIO), str(self._directory))
 
     def close(self, timeout_s: float = _JOIN_S) -> None:
         """Stop uploading and end the threads; what is left resumes at the next start."""
+        self._ended.set()
         self._waiting.end()
+        if self._opener.ident is not None:
+            self._opener.join(timeout_s)
         self._worker.close(timeout_s)
         self._uploader.close()
         self._sweeper.close(timeout_s)
@@ -153,7 +239,7 @@ class Outbox:
     @property
     def directory(self) -> Path:
         """Where the bytes are that are not uploaded yet."""
-        return self._book.slot.directory
+        return self._directory if self._trouble is not None else self._book.slot.directory
 
     def find(self, path: str) -> Entry | Folder | None:
         """What is at `path`, relative to ``drop/``; "" is ``drop/`` itself. At once."""
@@ -180,10 +266,12 @@ class Outbox:
 
     def create(self, path: str, mode: int, *, exclusive: bool = False) -> OpenFile:
         """Make and open a file. Raises `OSError` as a local file system does."""
+        self._require_spool()
         return self._desk.create(path, mode, exclusive=exclusive)
 
     def open(self, path: str, flags: int) -> OpenFile:
         """Open a file that is there. `flags` are those of open(2)."""
+        self._require_spool()
         return self._desk.open(path, flags)
 
     def change(
@@ -195,27 +283,33 @@ class Outbox:
         size_bytes: int | None = None,
     ) -> None:
         """chmod(2), utimens(2), truncate(2) by path."""
+        self._require_spool()
         self._desk.change(path, mode=mode, mtime_ns=mtime_ns, size_bytes=size_bytes)
 
     def unlink(self, path: str) -> None:
         """Remove a file; what is not uploaded yet is withdrawn."""
+        self._require_spool()
         self._desk.unlink(path)
 
     def make_folder(self, path: str, mode: int) -> Folder:
         """mkdir(2)."""
+        self._require_spool()
         return self._folders.make(path, mode)
 
     def remove_folder(self, path: str) -> None:
         """rmdir(2)."""
+        self._require_spool()
         self._folders.remove(path)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """renameat2(2); what is already uploaded under its old name is uploaded under the new."""
+        self._require_spool()
         self._renames.rename(old, new, flags)
 
     def sync(self) -> None:
         """Return when every change that was made before is on the disk. Raises `OSError`."""
-        self._desk.reach_disk(names=True)
+        if self._trouble is None:  # without a spool nothing was changed
+            self._desk.reach_disk(names=True)
 
     # Waiting, and trying again
 
@@ -225,12 +319,15 @@ class Outbox:
 
     def retry(self, path: str | None = None) -> int:
         """Queue what has failed or was interrupted, at or below `path`; how many that were."""
+        self._require_spool()
         count = 0
         for entry in self._waiting.chosen(path):
             if entry.state in (State.FAILED, State.INTERRUPTED):
                 changes: dict[str, Any] = {}
                 if not entry.closed:  # the user says now that it is whole
                     changes["closed_at"] = time.time()
+                    changes["missing"] = ""
+                    self._desk.count_as_whole(entry.id)
                 queued = self._book.move(entry, State.QUEUED, error=None, **changes)
                 if queued is not None:
                     count += 1

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from artifactfs.errors import DropError
 
-VERSION = 3
+VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -42,7 +42,8 @@ CREATE TABLE IF NOT EXISTS entries (
   error TEXT,
   artifact_id TEXT,
   uploaded_at REAL,               -- seconds since the epoch
-  closed_at REAL NOT NULL DEFAULT 0  -- when these bytes got this name and were closed
+  closed_at REAL NOT NULL DEFAULT 0, -- when these bytes got this name and were closed
+  missing TEXT NOT NULL DEFAULT '' -- ranges that failed changes left, as `missing` writes them
 );
 CREATE UNIQUE INDEX IF NOT EXISTS entry_paths ON entries (path) WHERE path IS NOT NULL;
 CREATE INDEX IF NOT EXISTS entry_ends ON entries (uploaded_at) WHERE state = 'uploaded';
@@ -84,6 +85,17 @@ _FROM_2 = """
 ALTER TABLE entries ADD COLUMN closed_at REAL NOT NULL DEFAULT 0;
 """
 
+_FROM_3 = """
+ALTER TABLE entries ADD COLUMN missing TEXT NOT NULL DEFAULT '';
+"""
+
+_UPGRADES = (_FROM_1, _FROM_2, _FROM_3)
+
+_DISK_ERRORS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _log = logging.getLogger(__name__)
@@ -92,14 +104,17 @@ _log = logging.getLogger(__name__)
 def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
     """The database at `path` with its tables, and whether it was made just now.
 
-    A broken one is set aside. Raises `DropError`.
+    A broken one is set aside. Raises `DropError`; `OSError` where the disk is full or fails.
     """
     try:
         return _open(path)
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        number = disk_error(error)
+        if code == sqlite3.SQLITE_CANTOPEN:
+            _open_files(path)
+        if number is not None:
+            raise OSError(number, os.strerror(number), str(path)) from error
         if code not in _BROKEN:
             raise _unusable(path, error) from error
         aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
@@ -112,6 +127,17 @@ def open_database(path: Path) -> tuple[sqlite3.Connection, bool]:
         return _open(path)
     except sqlite3.Error as error:
         raise _unusable(path, error) from error
+
+
+def disk_error(error: sqlite3.Error) -> int | None:
+    """The errno of a disk that is full, write-protected or failing, None if it is not the disk."""
+    return _DISK_ERRORS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+
+
+def _open_files(path: Path) -> None:
+    """Open what SQLite could not: it does not say why. Raises `OSError`."""
+    for name in (path.name, f"{path.name}-wal"):
+        os.close(os.open(path.with_name(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _unusable(path: Path, error: Exception) -> DropError:
@@ -129,13 +155,13 @@ def _open(path: Path) -> tuple[sqlite3.Connection, bool]:
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA wal_autocheckpoint = 512")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        if version not in (0, 1, 2, VERSION):
+        if not 0 <= version <= VERSION:
             raise DropError(
                 f"{path} is of version {version}, this artifactfs knows {VERSION}",
                 remedy="use the artifactfs that wrote it, or set spool.dir",
             )
-        if version in (1, 2):
-            steps = f"{_FROM_1 if version == 1 else ''} {_FROM_2}"
+        if 0 < version < VERSION:
+            steps = " ".join(_UPGRADES[version - 1 :])
             database.executescript(f"BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;")
         database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         database.execute("SELECT count(*) FROM entries").fetchone()

@@ -19,6 +19,7 @@ should the journal be lost, its files still know their names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -33,6 +34,8 @@ from artifactfs.drop.durable import GroupSync, make_directory, sync_directory
 from artifactfs.errors import DropError
 
 MOST_SLOTS = 1000
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""Errors of a disk that is full, write-protected or failing: they may pass."""
 SPARED_BYTES = 16 << 20
 BALLAST_BYTES = 2 << 20
 _PATH_XATTR = "user.artifactfs.path"
@@ -112,8 +115,30 @@ class Slot:
         return min(BALLAST_BYTES, disk.f_blocks * disk.f_frsize // 16)
 
     def close(self) -> None:
-        """Let the slot go."""
-        os.close(self._lock_descriptor)
+        """Release the slot."""
+        descriptor, self._lock_descriptor = self._lock_descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def free_slots(directory: Path) -> list[Path]:
+    """The slots in a service's directory that no process works in. Writes nothing, never fails."""
+    free: list[Path] = []
+    with contextlib.suppress(OSError):
+        numbered = sorted((one for one in directory.iterdir() if one.name.isdigit()), key=_number)
+        for path in numbered:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    free.append(path)
+                finally:
+                    os.close(descriptor)
+    return free
+
+
+def _number(path: Path) -> int:
+    return int(path.name)
 
 
 def service_directory(spool: Path, origin: str) -> Path:
@@ -139,14 +164,15 @@ def count_files(directory: Path) -> int:
 def claim(spool: Path, origin: str) -> tuple[Slot, list[Slot]]:
     """The first free slot of a service's spool, and all others that nobody holds.
 
-    Raises `DropError` if the directory cannot be used.
+    Raises `OSError` with one of `DISK_ERRORS`, `DropError` if the directory cannot be used for
+    another reason. No slot stays locked then.
     """
     directory = service_directory(spool, origin)
+    own: Slot | None = None
+    others: list[Slot] = []
     try:
         make_directory(directory)
         spool.chmod(0o700)
-        own: Slot | None = None
-        others = []
         for number in range(MOST_SLOTS):
             path = directory / str(number)
             if own is not None and not path.exists():
@@ -159,11 +185,18 @@ def claim(spool: Path, origin: str) -> tuple[Slot, list[Slot]]:
             elif slot is not None:
                 others.append(slot)
     except OSError as error:
+        for slot in (own, *others):
+            if slot is not None:
+                slot.close()
+        if error.errno in DISK_ERRORS:
+            raise
         raise DropError(
             f"the spool {directory} cannot be used: {error.strerror}",
             remedy="set spool.dir or state.dir to a directory that can be written",
         ) from error
     if own is None:
+        for slot in others:
+            slot.close()
         raise DropError(f"every slot of the spool {directory} is in use")
     return own, others
 
@@ -182,7 +215,11 @@ def _lock(path: Path) -> Slot | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
-    return Slot(path, descriptor)
+    try:
+        return Slot(path, descriptor)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def remove_slot(slot: Slot) -> None:

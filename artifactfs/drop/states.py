@@ -77,8 +77,9 @@ class Entry:
 
     `path` is relative to ``drop/``, `file` the name of its bytes in the spool. `turn` orders
     entries by their closing. `closed` says that a close of these bytes has returned, `closed_at`
-    when (seconds since the epoch), `tried` that the service may have got them since. `progress`
-    goes from 0 to 1. `waits_for_name` says that the name looks temporary, so that it is not
+    when (seconds since the epoch), `tried` that the service may have got them since. `missing` are
+    the ranges that a failed change has left (``missing``). `progress` goes from 0 to 1.
+    `waits_for_name` says that the name looks temporary, so that it is not
     uploaded before it is renamed.
     """
 
@@ -100,6 +101,7 @@ class Entry:
     turn: int = 0
     tried: bool = False
     closed_at: float = 0.0
+    missing: str = ""
 
     @property
     def is_pending(self) -> bool:

@@ -170,6 +170,17 @@ class View:
             self.version += 1
         return shown
 
+    def clear(self) -> None:
+        """Nothing is there any more."""
+        with self._lock:
+            for table in (self._entries, self._paths, self._folders, self._names, self._progress):
+                table.clear()
+            self._names[""] = {}
+            self._states.clear()
+            self._pending_files = self._pending_bytes = 0
+            self._changes += 1
+            self.version += 1
+
     def _count(self, entry: Entry, by: int) -> None:
         self._states[entry.state] += by
         if entry.is_pending:

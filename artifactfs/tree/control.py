@@ -114,11 +114,10 @@ class Control:
         statistics = dataclasses.asdict(self._store.statistics())
         return {**statistics, "space_total_bytes": total_bytes, "space_free_bytes": free_bytes}
 
-    def _uploads(self) -> dict[str, int]:
+    def _uploads(self) -> dict[str, Any]:
         if self._outbox is None:
-            return dict.fromkeys(
-                ("pending_files", "pending_bytes", "sent_bytes", "failed", "interrupted"), 0
-            )
+            counts = ("pending_files", "pending_bytes", "sent_bytes", "failed", "interrupted")
+            return {**dict.fromkeys(counts, 0), "error": None}
         tally = self._outbox.tally()
         states = {str(state): count for state, count in tally.states.items()}
         return {
@@ -127,6 +126,7 @@ class Control:
             "sent_bytes": tally.sent_bytes,
             "failed": states.get("failed", 0),
             "interrupted": states.get("interrupted", 0),
+            "error": self._outbox.trouble,
         }
 
 

@@ -131,7 +131,8 @@ class Outbox(Protocol):
 
     @property
     def directory(self) -> Path: ...
-
+    @property
+    def trouble(self) -> str | None: ...
     @property
     def version(self) -> int: ...
     @property

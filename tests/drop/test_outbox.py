@@ -376,6 +376,26 @@ def test_sync_makes_close_wait(bench: Bench) -> None:
     file.release()
 
 
+def test_sync_makes_only_the_last_of_several_writers_wait(bench: Bench) -> None:
+    bench.drop = replace(bench.drop, sync=True)
+    outbox = bench.outbox()
+    first = outbox.create("file", 0o644)
+    second = outbox.open("file", os.O_WRONLY)
+    reader = outbox.open("file", os.O_RDONLY)
+    first.write(0, b"one")
+    first.flush(0)
+    assert not first.settles
+    first.release()
+    assert entry(outbox, "file").state is State.WRITING
+    second.write(3, b" two")
+    second.flush(0)
+    assert second.settles
+    second.settle()
+    assert bench.listed() == {"file": digest(b"one two")}
+    second.release()
+    reader.release()
+
+
 def test_fsync_is_durable_here_and_waits_for_no_upload(
     bench: Bench, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from artifactfs import system
 from artifactfs.config import SpoolConfig
 from artifactfs.drop import OpenFile, Outbox, State
 from artifactfs.drop import files as spooled
-from artifactfs.drop.missing import MissingRanges
+from artifactfs.drop.missing import MAX_RANGES, MissingRanges
 from artifactfs.errors import SpoolFull
 from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from artifactfs.spans import Span
@@ -208,4 +208,143 @@ def test_missing_ranges_shrink_by_what_arrives() -> None:
     missing.arrived(Span(0, 35), zeros=True)
     assert missing.first == 35
     missing.arrived(Span(35, 40))
+    assert missing.first is None
+
+
+def closed_again(outbox: Outbox, *changes: Callable[[OpenFile], object]) -> State:
+    """Open the file for writing, change it, and close it properly."""
+    file = outbox.open("file", os.O_RDWR)
+    for change in changes:
+        change(file)
+    return finish(outbox, file)
+
+
+def remounted(bench: Bench, outbox: Outbox) -> Outbox:
+    bench.close(outbox)
+    return bench.outbox()
+
+
+def kept_open(bench: Bench, outbox: Outbox) -> Outbox:
+    outbox.open("file", os.O_RDONLY)
+    return outbox
+
+
+BETWEEN: dict[str, Callable[[Bench, Outbox], Outbox]] = {
+    "closed": lambda bench, outbox: outbox,
+    "open for reading": kept_open,
+    "remounted": remounted,
+    "renamed": lambda bench, outbox: (
+        outbox.rename("file", "other"),
+        outbox.rename("other", "file"),
+        outbox,
+    )[-1],
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_partial_file_stays_partial_until_what_is_missing_is_written_or_cut_off(
+    bench: Bench,
+    source: int,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Change,
+    between: Callable[[Bench, Outbox], Outbox],
+) -> None:
+    outbox, file = begun(bench)
+    heal = failing(monkeypatch, errno.ENOSPC)
+    with pytest.raises(SpoolFull):
+        change(file, source)
+    heal()
+    assert finish(outbox, file) is State.INTERRUPTED
+    outbox = between(bench, outbox)
+    end = ROOM + 5
+    assert closed_again(outbox, lambda one: one.write(end, b"appended")) is State.INTERRUPTED
+    outbox = between(bench, outbox)
+    assert closed_again(outbox, lambda one: one.write(0, b"x" * end)) is State.UPLOADED
+    assert bench.listed() == {"file": digest(b"x" * end + b"appended")}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+def test_a_file_that_could_not_be_synced_stays_partial_until_it_is_written_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, between: Callable[[Bench, Outbox], Outbox]
+) -> None:
+    outbox, file = begun(bench)
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(system, "data_sync", broken)
+        with pytest.raises(OSError, match="Input/output"):
+            file.fsync()
+    with pytest.raises(OSError, match="Input/output"):
+        file.flush(os.getpid())
+    file.release()
+    outbox = between(bench, outbox)
+    assert closed_again(outbox, lambda one: one.write(5, b"!")) is State.INTERRUPTED
+    outbox = between(bench, outbox)
+    whole = [lambda one: one.truncate(0), lambda one: one.write(0, b"anew")]
+    assert closed_again(outbox, *whole) is State.UPLOADED
+    assert bench.listed() == {"file": digest(b"anew")}
+
+
+def test_a_driver_that_ends_before_the_close_leaves_what_is_missing(
+    bench: Bench, source: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, file = begun(bench)
+    heal = failing(monkeypatch, errno.ENOSPC)
+    with pytest.raises(SpoolFull):
+        CHANGES["write"](file, source)
+    heal()
+    outbox = remounted(bench, outbox)
+    assert entry(outbox, "file").state is State.INTERRUPTED
+    assert closed_again(outbox, lambda one: one.write(2 * ROOM, b"!")) is State.INTERRUPTED
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open for reading"])
+def test_a_partial_file_that_is_retried_counts_as_whole(
+    bench: Bench, source: int, monkeypatch: pytest.MonkeyPatch, is_open: bool
+) -> None:
+    outbox, file = begun(bench)
+    heal = failing(monkeypatch, errno.ENOSPC)
+    with pytest.raises(SpoolFull):
+        CHANGES["write"](file, source)
+    heal()
+    assert finish(outbox, file) is State.INTERRUPTED
+    if is_open:
+        kept_open(bench, outbox)
+    assert outbox.retry("file") == 1
+    assert outbox.wait(timeout_s=30) == []
+    assert bench.listed() == {"file": digest(BEGIN)}
+    assert closed_again(outbox, lambda one: one.write(len(BEGIN), b"!")) is State.UPLOADED
+
+
+@pytest.mark.parametrize("spans", [
+    [], [Span(0, 1)], [Span(5, 9), Span(9, 12), Span(1 << 40, 1 << 41)],
+])  # fmt: skip
+@pytest.mark.parametrize("zeros", [False, True])
+def test_missing_ranges_are_the_same_after_they_were_text(spans: list[Span], zeros: bool) -> None:
+    missing = MissingRanges()
+    for span in spans:
+        missing.add(span, zeros=zeros)
+    again = MissingRanges(str(missing))
+    assert str(again) == str(missing)
+    assert again.first == missing.first
+    again.arrived(Span(0, 1 << 42), zeros=zeros)
+    assert again.first is None
+
+
+def test_missing_ranges_are_few_and_cover_all_that_failed() -> None:
+    missing = MissingRanges()
+    for number in range(10_000):
+        missing.add(Span(number * 10, number * 10 + 5))
+    assert len(str(missing).split()) <= MAX_RANGES
+    for number in range(10_000):
+        missing.arrived(Span(number * 10 + 5, number * 10 + 10))
+    assert missing.first == 0
+    assert len(str(missing).split()) <= MAX_RANGES
+    for number in range(10_000):
+        missing.arrived(Span(number * 10, number * 10 + 5))
+    assert missing.first is not None
+    missing.arrived(Span(0, 100_000))
     assert missing.first is None

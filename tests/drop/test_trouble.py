@@ -176,6 +176,7 @@ def test_a_token_that_is_revoked_and_renewed_delays_and_loses_nothing(
     file.write_text(first)
     bench.service.close()
     bench.service = Service(controller.url, TokenSource("file", path=file), HTTP)
+    bench.uploads = bench.service.uploads
     outbox = bench.outbox()
     write(outbox, "before", b"before")
     assert outbox.wait(timeout_s=10) == []
@@ -196,6 +197,7 @@ def test_a_viewer_uploads_nothing_and_a_member_mends_it(
     file.write_text(controller.add_token(role="viewer"))
     bench.service.close()
     bench.service = Service(controller.url, TokenSource("file", path=file), HTTP)
+    bench.uploads = bench.service.uploads
     outbox = bench.outbox()
     write(outbox, "file", b"x")
     (left,) = outbox.wait(timeout_s=10)
@@ -205,6 +207,7 @@ def test_a_viewer_uploads_nothing_and_a_member_mends_it(
     bench.service.close()
     file.write_text(controller.add_token())
     bench.service = Service(controller.url, TokenSource("file", path=file), HTTP)
+    bench.uploads = bench.service.uploads
     again = bench.outbox()
     assert entry(again, "file").state is State.FAILED
     assert again.retry() == 1

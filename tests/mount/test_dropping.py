@@ -266,3 +266,24 @@ def test_close_waits_for_the_service_where_asked_to(
     user.mount()
     (user.path / "drop" / "now.bin").write_bytes(b"now")
     assert service.named("now.bin")
+
+
+def test_flush_of_files_waits_for_those_alone(
+    mounted: UserMount, service: ServiceClient, tmp_path: Path
+) -> None:
+    drop = mounted.path / "drop"
+    (drop / "waits.tmp").write_bytes(b"temporary")
+    (drop / "folder").mkdir()
+    for name in ("one", "folder/two"):
+        (drop / name).write_bytes(name.encode())
+    mounted.command("flush", drop / "one")
+    assert service.named("one")
+    mounted.command("flush", drop / "folder")
+    assert service.named("folder/two")
+    mounted.command("flush", drop / "one", drop / "folder/two", drop / "never-there")
+    done = mounted.command("flush", drop / "one", drop / "waits.tmp", check=False)
+    assert done.returncode == 3
+    assert "waits.tmp is not uploaded, it waits for its name" in done.stderr
+    assert mounted.command("flush", mounted.path, check=False).returncode == 3
+    assert mounted.command("flush", drop, check=False).returncode == 3
+    assert mounted.command("flush", mounted.path / "artifacts/one", check=False).returncode == 1

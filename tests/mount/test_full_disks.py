@@ -128,16 +128,106 @@ def test_a_cache_directory_in_whose_place_a_file_is_stays_an_error(
     assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
 
 
-def test_a_full_disk_of_the_outbox_at_the_mount_is_one_clear_line(
-    user: UserMount, small_disk: Path
+def mount_and_hear(user: UserMount) -> str:
+    """Mount; what the command writes to standard error."""
+    user.path.mkdir(exist_ok=True)
+    options = ",".join(f"{key}={value}" for key, value in user.settings.items())
+    return user.command("mount", "-o", options, user.path).stderr
+
+
+@pytest.mark.parametrize("spoil", [fill, take_inodes, write_protect])
+@pytest.mark.parametrize("was_used", ["new", "unmounted", "killed"])
+@pytest.mark.parametrize("shared", [False, True], ids=["state alone", "state and cache"])
+def test_a_state_disk_that_takes_nothing_does_not_keep_a_mount_from_starting(
+    user: UserMount,
+    controller: LocalController,
+    service: ServiceClient,
+    small_disk: Path,
+    spoil: Callable[[Path], None],
+    was_used: str,
+    shared: bool,
 ) -> None:
-    fill(small_disk)
-    user.path.mkdir()
-    done = user.command("mount", "-o", f"state.dir={small_disk}/x", user.path, check=False)
-    assert done.returncode == 1
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert "No space left" in done.stderr or "full" in done.stderr
-    assert str(user.path) not in Path("/proc/self/mountinfo").read_text()
+    user.settings = {"list.ttl": "0", "drop.linger": "0", "state.dir": f"{small_disk}/state"}
+    user.settings |= {"unmount.timeout": "0"}
+    if shared:
+        user.settings |= {"cache.dir": f"{small_disk}/cache", "cache.min_free": "0"}
+    service.upload("known.bin", b"known")
+    drop = user.path / "drop"
+    if was_used != "new":
+        user.mount()
+        controller.stop()
+        (drop / "folder").mkdir()
+        (drop / "folder" / "waiting.bin").write_bytes(b"waiting")
+        if was_used == "unmounted":
+            user.command("unmount", "--timeout", "0", user.path, check=False)
+        else:
+            user.kill()
+        for ballast in small_disk.rglob("ballast"):
+            ballast.unlink()
+    controller.start()
+    spoil(small_disk)
+    said = mount_and_hear(user)
+    assert (user.path / "artifacts" / "known.bin").read_bytes() == b"known"
+    number = errno.EROFS if spoil is write_protect else errno.ENOSPC
+    if user.status()["uploads"]["error"]:
+        warnings = [line for line in said.splitlines() if "spool" in line]
+        assert len(warnings) == 1, said
+        assert "state.dir" in warnings[0]
+        assert str(small_disk) in warnings[0]
+        expected = {"folder"} if was_used != "new" else set()
+        assert set(os.listdir(drop)) == expected
+        for change in (
+            lambda: (drop / "new.bin").write_bytes(b"new"),
+            lambda: (drop / "new").mkdir(),
+        ):
+            with pytest.raises(OSError) as raised:
+                change()
+            assert raised.value.errno == number
+        if was_used != "new":
+            assert (drop / "folder" / "waiting.bin").stat().st_size == len(b"waiting")
+            with pytest.raises(OSError) as raised:
+                (drop / "folder" / "waiting.bin").unlink()
+            assert raised.value.errno == number
+            done = user.command("flush", user.path, check=False)
+            assert done.returncode == 3
+            assert "spool" in done.stderr
+    else:  # a used journal still takes what it has to
+        assert spoil is not write_protect
+        assert was_used != "new"
+        with pytest.raises(OSError, match="No space left"):
+            (drop / "new.bin").write_bytes(bytes(4_000_000))
+        (drop / "new.bin").unlink(missing_ok=True)
+    give_room(small_disk)
+    wait_until(lambda: user.status()["uploads"]["error"] is None)
+    if was_used != "new":
+        wait_until(lambda: service.named("folder/waiting.bin"), 30)
+    (drop / "late.bin").write_bytes(b"late")
+    user.settle()
+    (found,) = service.named("late.bin")
+    assert found["sha256"] == sha256(b"late")
+    assert len(service.artifacts()) == (2 if was_used == "new" else 3)
+
+
+def test_a_mount_without_its_spool_ends_without_waiting(
+    user: UserMount, controller: LocalController, service: ServiceClient, small_disk: Path
+) -> None:
+    user.settings = {"list.ttl": "0", "state.dir": f"{small_disk}/state"}
+    user.mount()
+    controller.stop()
+    (user.path / "drop" / "waiting.bin").write_bytes(b"waiting")
+    user.kill()
+    controller.start()
+    write_protect(small_disk)
+    user.mount()
+    assert os.listdir(user.path / "drop") == ["waiting.bin"]
+    done = user.command("unmount", user.path, check=False)
+    assert done.returncode == 3
+    assert "waiting.bin is not uploaded" in done.stderr
+    give_room(small_disk)
+    user.mount()
+    wait_until(lambda: service.named("waiting.bin"), 30)
+    (found,) = service.artifacts()
+    assert found["sha256"] == sha256(b"waiting")
 
 
 def test_a_cache_disk_that_fills_up_is_read_past(

@@ -167,6 +167,7 @@ class FakeOutbox:
     def __init__(self) -> None:
         self.version = 0
         self.directory = Path("/spool/0")
+        self.trouble: str | None = None
         self.found: dict[str, DropEntry | DropFolder] = {"": DropFolder(0, "")}
         self.data: dict[int, bytearray] = {}
         self.removed: dict[int, DropEntry] = {}

@@ -80,6 +80,7 @@ def test_status_says_what_a_mount_is_and_does(world: World) -> None:
         "sent_bytes": 0,
         "failed": 0,
         "interrupted": 0,
+        "error": None,
     }
 
 
