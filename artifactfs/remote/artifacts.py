@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 from artifactfs.artifact import Artifact
 from artifactfs.errors import Unsupported
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.encoding import codings_of
+from artifactfs.remote.header_values import http_date, whole_number
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
 from artifactfs.remote.url import segment
@@ -45,11 +45,7 @@ class ArtifactsApi:
             "GET", "artifacts", params={"limit": "1"}, deadline_s=min(5, self._session.retry_for_s)
         )
         wire.page(document, "GET /artifacts", wire_listed.LISTS)
-        try:
-            said = parsedate_to_datetime(headers.get("Date", ""))
-        except ValueError:
-            return None
-        return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+        return http_date(headers.get("Date"))
 
     def head(self, artifact_id: str) -> Head | None:
         """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""
@@ -61,10 +57,10 @@ class ArtifactsApi:
             ) as response:
                 if response.status_code >= 300:
                     return None
-                length = response.headers.get("Content-Length", "")
+                size_bytes = whole_number(response.headers.get("Content-Length"))
                 if codings_of(response.headers):
-                    length = ""  # that of the encoded bytes
-                return Head(int(length) if length.isdigit() else None, response.headers.get("ETag"))
+                    size_bytes = None  # that of the encoded bytes
+                return Head(size_bytes, response.headers.get("ETag"))
 
         try:
             return self._session.run(attempt)
