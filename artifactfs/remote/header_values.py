@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes[ \t]+(?:([0-9]+)-([0-9]+)|\*)/([0-9]+|\*)")
-# Clocks are compared with these dates, and what lies at the end of the calendar overflows then.
-_FIRST_YEAR = 1970
-_LAST_YEAR = 2261
+# Dates are added to and compared, which overflows at the ends of the calendar.
+_FIRST_DATE = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_DATE = datetime(2261, 12, 31, tzinfo=UTC)
 
 
 class ContentRange(NamedTuple):
@@ -52,10 +52,10 @@ def content_range(value: str | None) -> ContentRange | None:
 
 
 def http_date(value: str | None) -> datetime | None:
-    """Return a date (RFC 9110 §5.6.7) from 1970 to 2261; one without a zone is UTC."""
+    """Return a date (RFC 9110 §5.6.7), cut to 1970 to 2261; one without a zone is UTC."""
     try:
         date = email.utils.parsedate_to_datetime(value or "")
-        date = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).astimezone(UTC)
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return date if _FIRST_YEAR <= date.year <= _LAST_YEAR else None
+    date = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return min(max(date, _FIRST_DATE), _LAST_DATE)

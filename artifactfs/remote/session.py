@@ -296,6 +296,11 @@ class Session:
         )
 
     @property
+    def base(self) -> Url:
+        """The service's base URL."""
+        return self._base
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was closed: whatever waits for an answer may stop."""
         return self._closed.is_set()
@@ -644,9 +649,8 @@ def retry_after_s(value: str | None, clock: Clock) -> float | None:
 
     From 0 to `_MOST_RETRY_AFTER_S`; None if it is neither.
     """
-    if not value:
-        return None
-    if _SECONDS.fullmatch(value.strip()):
+    value = (value or "").strip(" \t")
+    if _SECONDS.fullmatch(value):
         return min(float(value), _MOST_RETRY_AFTER_S)
     date = http_date(value)
     if date is None:
