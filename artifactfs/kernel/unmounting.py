@@ -205,7 +205,7 @@ def _copy_seen_by(process: Path, mounted: Mounted) -> Path | None:
 
 
 def _users_in_words(location: Path) -> str:
-    found = users_of(location)
+    found = [(pid, name) for pid, name in users_of(location) if pid != os.getpid()]
     if not found:
         return ""
     named = [f"{name} ({pid})" for pid, name in found[:NAMED_AT_MOST]]
@@ -214,7 +214,7 @@ def _users_in_words(location: Path) -> str:
 
 
 def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]]:
-    """Other processes that hold something below `location`: (pid, name), as far as this user sees.
+    """Processes that hold something below `location`: (pid, name), as far as this user sees.
 
     Those of other mount namespaces are named only if none of this one holds anything: they may use
     a copy of the mount that does not keep it busy here, or, where the copy is unmounted together
@@ -224,13 +224,12 @@ def users_of(location: Path, search_s: float = SEARCH_S) -> list[tuple[int, str]
     """
     deadline = time.monotonic() + search_s
     below, mounted = os.fsencode(location), find_mount(location)
-    own = str(os.getpid())
     namespace = list(_read_link(Path("/proc/self/ns/mnt")))
     here, elsewhere = [], []
     for process in processes():
         if time.monotonic() > deadline:
             break
-        if process.name == own or not any(_lies_below(held, below) for held in _held_by(process)):
+        if not any(_lies_below(held, below) for held in _held_by(process)):
             continue
         user = int(process.name), _name_of(process)
         if list(_read_link(process / "ns/mnt")) == namespace:
