@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -28,6 +29,12 @@ def line_of(error: BaseException) -> str:
     else:
         text = str(error) or type(error).__name__
     return " ".join(text.split())
+
+
+def line_about(path: Path, error: BaseException) -> str:
+    """One line that names `path` once, whether the error names it or not."""
+    line = line_of(error)
+    return line if line.startswith(f"{path}: ") else f"{path}: {line}"
 
 
 def say(text: str) -> None:

@@ -83,11 +83,11 @@ def _made(location: Path) -> Iterator[None]:
     except FileExistsError:
         yield
         return
-    except FileNotFoundError as error:
-        raise MountError(
-            f"{location.parent} does not exist", remedy=f"mkdir -p {location}"
-        ) from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not location.parent.exists():
+            raise MountError(
+                f"{location.parent} does not exist", remedy=f"mkdir -p {location}"
+            ) from error
         raise MountError(
             f"{location} cannot be made: {error.strerror}", remedy="choose a directory of your own"
         ) from error
@@ -111,7 +111,13 @@ def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:
 
     def serve(ready: object) -> None:
         assert callable(ready)
-        log_to_file(config, path)
+        try:
+            log_to_file(config, path)
+        except OSError as error:
+            raise MountError(
+                f"the log {path} cannot be written: {error.strerror}",
+                remedy="choose another directory with state.dir",
+            ) from error
         assembly.Mount(config, mountpoint).run(ready)
 
     run_detached(serve)

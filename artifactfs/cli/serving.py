@@ -116,6 +116,7 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="artifactfs-demo-"))
     place = home / "artifacts" if mountpoint is None else mountpoint.absolute()
     left = 0
+    mounting = None
     try:
         with LocalController(home / "service") as service:
             made = [{"filename": name, "text": text} for name, text in DEMO_FILES.items()]
@@ -135,7 +136,8 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _remove(home, place, is_uploaded=not left)
+        is_mounted = mounting is not None and mounting.is_there
+        _remove(home, place, is_mounted=is_mounted, is_uploaded=not left)
     if left:
         raise click.exceptions.Exit(left)
 
@@ -145,6 +147,7 @@ class _Mounting:
 
     def __init__(self, home: Path, service: LocalController, place: Path) -> None:
         self._home, self._place = home, place
+        self._before = assembly.find_mount(place)
         self._makes_place = not os.path.lexists(place)
         self._environment = os.environ | {
             "ARTIFACTFS_URL": service.url,
@@ -170,6 +173,11 @@ class _Mounting:
             return status or NOT_ALL_UPLOADED
         return status
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the demo's mount is there. One that was there before is another's."""
+        return assembly.find_mount(self._place) not in (None, self._before)
+
     def _remove_place(self) -> None:
         if self._makes_place:
             with contextlib.suppress(OSError):  # it is mounted still
@@ -184,9 +192,9 @@ class _Mounting:
         return done.returncode
 
 
-def _remove(home: Path, place: Path, *, is_uploaded: bool) -> None:
+def _remove(home: Path, place: Path, *, is_mounted: bool, is_uploaded: bool) -> None:
     """Remove the demo's directory, unless a mount or a file that is not uploaded needs it."""
-    if assembly.find_mount(place) is not None:
+    if is_mounted:
         say(f"{place} is still mounted: unmount it, then remove {home}")
         return
     if not is_uploaded:

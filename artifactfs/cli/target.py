@@ -127,6 +127,10 @@ class Target:
                 temporary.replace(self.path)
             else:
                 _rename_to_new(temporary, self.path)
+        except OSError as error:
+            if error.filename in (None, temporary, os.fspath(temporary)):
+                error.filename = os.fspath(self.path)  # the name that the user knows
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

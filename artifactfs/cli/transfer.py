@@ -16,7 +16,7 @@ import click
 from artifactfs import assembly
 from artifactfs.artifact import Artifact
 from artifactfs.cli import completing, shown, words
-from artifactfs.cli.failures import FAILED, line_of, say
+from artifactfs.cli.failures import FAILED, line_about, say
 from artifactfs.cli.progress import Bar
 from artifactfs.cli.target import Target
 from artifactfs.errors import ArtifactfsError
@@ -223,7 +223,7 @@ def put(
             except (ArtifactfsError, OSError) as error:
                 failed = True
                 if not cancelled.is_set():
-                    say(f"{path}: {line_of(error)}")
+                    say(line_about(path, error))
             else:
                 done.append((target, artifact))
     _uploaded(done, as_json)

@@ -84,7 +84,7 @@ def unmount(path: Path | str, *, lazy: bool = False) -> None:
     if number == errno.EBUSY:
         raise MountError(
             f"{location} is in use{_users_in_words(location)}",
-            remedy="close them, or `artifactfs unmount --force`",
+            remedy="close them, leave it with cd, or `artifactfs unmount --force`",
         )
     raise MountError(f"{location} cannot be unmounted: {words}")
 
@@ -205,7 +205,7 @@ def _copy_seen_by(process: Path, mounted: Mounted) -> Path | None:
 
 
 def _users_in_words(location: Path) -> str:
-    found = users_of(location)
+    found = [(pid, name) for pid, name in users_of(location) if pid != os.getpid()]
     if not found:
         return ""
     named = [f"{name} ({pid})" for pid, name in found[:NAMED_AT_MOST]]

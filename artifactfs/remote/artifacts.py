@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 from artifactfs.artifact import Artifact
-from artifactfs.errors import Unsupported
+from artifactfs.errors import Gone, Unsupported
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.encoding import codings_of
+from artifactfs.remote.header_values import http_date, whole_number
 from artifactfs.remote.paging import pages
 from artifactfs.remote.session import Session
 from artifactfs.remote.url import segment
@@ -33,23 +34,34 @@ class ArtifactsApi:
 
     def list(self, *, deadline_s: float | None = None) -> Iterator[Artifact]:
         """Every artifact, page by page, in the service's order."""
-        for entries in pages(self._session, "artifacts", wire_listed.page, deadline_s=deadline_s):
-            yield from wire_listed.artifacts(entries, self._warned)
+        listed = pages(self._session, "artifacts", wire_listed.page, deadline_s=deadline_s)
+        with self._listing():
+            for entries in listed:
+                yield from wire_listed.artifacts(entries, self._warned)
 
     def probe(self) -> datetime | None:
         """Ask for one artifact, to see whether service and token are in order.
 
         Returns the service's clock, to the second, if it said (RFC 9110 §6.6.1).
         """
-        document, headers = self._session.json(
-            "GET", "artifacts", params={"limit": "1"}, deadline_s=min(5, self._session.retry_for_s)
-        )
+        deadline_s = min(5, self._session.retry_for_s)
+        with self._listing():
+            document, headers = self._session.json(
+                "GET", "artifacts", params={"limit": "1"}, deadline_s=deadline_s
+            )
         wire.page(document, "GET /artifacts", wire_listed.LISTS)
+        return http_date(headers.get("Date"))
+
+    @contextlib.contextmanager
+    def _listing(self) -> Iterator[None]:
+        """Name the remedy where the list, which every service has, is not found."""
         try:
-            said = parsedate_to_datetime(headers.get("Date", ""))
-        except ValueError:
-            return None
-        return said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+            yield
+        except Gone as error:
+            url = self._session.base.text.rstrip("/")
+            raise Gone(
+                error.message, remedy=f"set url to the service's base URL, which {url} is not"
+            ) from error
 
     def head(self, artifact_id: str) -> Head | None:
         """Size and ETag, or None where the service does not know HEAD. Raises `Gone` for 410."""
@@ -61,10 +73,10 @@ class ArtifactsApi:
             ) as response:
                 if response.status_code >= 300:
                     return None
-                length = response.headers.get("Content-Length", "")
+                size_bytes = whole_number(response.headers.get("Content-Length"))
                 if codings_of(response.headers):
-                    length = ""  # that of the encoded bytes
-                return Head(int(length) if length.isdigit() else None, response.headers.get("ETag"))
+                    size_bytes = None  # that of the encoded bytes
+                return Head(size_bytes, response.headers.get("ETag"))
 
         try:
             return self._session.run(attempt)

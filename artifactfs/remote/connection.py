@@ -32,10 +32,11 @@ from typing import Any
 import urllib3.connection
 import urllib3.exceptions
 
+from artifactfs.remote.header_values import whole_number
+
 _PIECE_BYTES = 4096
 _MOST_HEAD_BYTES = 64 << 10
 _DRAINED_BYTES = 64 << 10
-_MOST_LENGTH_DIGITS = 18
 _SWITCHED_PROTOCOLS = 101
 _WITHOUT_BODY = frozenset({204, 304})
 _STATUS_LINE = re.compile(r"HTTP/1\.1 ([1-5][0-9][0-9])(?: (.*))?")
@@ -89,9 +90,10 @@ def _length_bytes(status_code: int, said: str) -> int:
     """How long the body is (RFC 9112 §6.3)."""
     if status_code < 200 or status_code in _WITHOUT_BODY:
         return 0
-    if not said.isascii() or not said.isdigit() or len(said) > _MOST_LENGTH_DIGITS:
+    length_bytes = whole_number(said)
+    if length_bytes is None:
         raise NotPlain("no length")
-    return int(said)
+    return length_bytes
 
 
 class Connection:

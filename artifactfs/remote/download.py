@@ -26,7 +26,6 @@ and never with the token, not even where they lead back to the service.
 
 from __future__ import annotations
 
-import re
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -47,6 +46,7 @@ from artifactfs.errors import (
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.encoding import codings_of, decoding
 from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.header_values import content_range, whole_number
 from artifactfs.remote.retry import Transient
 from artifactfs.remote.session import Answer, Session, redirected
 from artifactfs.remote.targets import Targets
@@ -59,8 +59,6 @@ MAX_WAIT_S = 60.0
 _LOOK_S = 0.2
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACCEPTED = _REDIRECTS | {416}
-_RANGE = re.compile(r"bytes\s+(\d+)-(\d+)/(\d+|\*)")
-_RANGE_PAST_END = re.compile(r"bytes\s+\*/(\d+)")
 
 
 class Sink(Protocol):
@@ -359,29 +357,32 @@ class Downloader:
     ) -> tuple[int, int | None]:
         headers = answer.headers
         if answer.status_code == 416:
-            past = _RANGE_PAST_END.fullmatch(headers.get("content-range", "").strip())
-            self._check_size(artifact, course, int(past[1]) if past else course.position)
+            past = content_range(headers.get("content-range"))
+            size_bytes = None if past is None else past.size_bytes
+            self._check_size(
+                artifact, course, course.position if size_bytes is None else size_bytes
+            )
             if artifact.size_bytes is not None and course.position < artifact.size_bytes:
                 raise BadAnswer(f"{artifact.id}: a range inside of it was refused (416)")
             return course.position, course.position
         if answer.status_code == 206:
-            found = _RANGE.fullmatch(headers.get("content-range", "").strip())
-            if found is None:
-                raise BadAnswer(f"{artifact.id}: a partial answer without Content-Range")
-            start, last = int(found[1]), int(found[2])
-            if start != course.position or not start <= last < course.span.stop:
+            found = content_range(headers.get("content-range"))
+            if found is None or found.start is None or found.stop is None:
+                raise BadAnswer(f"{artifact.id}: a partial answer without a usable Content-Range")
+            if found.start != course.position or found.stop > course.span.stop:
                 raise BadAnswer(
                     f"{artifact.id}: asked for {course.position}-{course.span.stop - 1}, "
-                    f"answered {start}-{last}"
+                    f"answered {found.start}-{found.stop - 1}"
                 )
-            if found[3] != "*":
-                self._check_size(artifact, course, int(found[3]))
-            return start, last + 1
-        length = "" if codings_of(headers) else headers.get("content-length", "")
-        if length.isdigit():
-            self._check_size(artifact, course, int(length))
+            if found.size_bytes is not None:
+                self._check_size(artifact, course, found.size_bytes)
+            return found.start, found.stop
+        length_bytes = whole_number(headers.get("content-length"))
         course.ranged = False
-        return 0, int(length) if length.isdigit() else artifact.size_bytes
+        if length_bytes is None or codings_of(headers):
+            return 0, artifact.size_bytes
+        self._check_size(artifact, course, length_bytes)
+        return 0, length_bytes
 
     def _check_size(self, artifact: Artifact, course: _Course, size_bytes: int) -> None:
         for known in (artifact.size_bytes, course.size_bytes):

@@ -23,7 +23,6 @@ but where it can it speaks to the server directly (``connections``).
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import io
 import random
 import re
@@ -31,8 +30,7 @@ import select
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TypeVar
 
@@ -65,6 +63,7 @@ from artifactfs.remote.connection import NotPlain
 from artifactfs.remote.connections import Answer as DirectAnswer
 from artifactfs.remote.connections import Connections
 from artifactfs.remote.encoding import decoding, read_all
+from artifactfs.remote.header_values import http_date
 from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.remote.url import Url, of_header, parse
@@ -218,9 +217,9 @@ class Session:
         return None if ahead is None else self.clock.now() + ahead
 
     def _note_clock(self, headers: Mapping[str, str]) -> None:
-        with contextlib.suppress(TypeError, ValueError):
-            date = parsedate_to_datetime(headers.get("Date", ""))
-            self._ahead = (date if date.tzinfo else date.replace(tzinfo=UTC)) - self.clock.now()
+        date = http_date(headers.get("Date"))
+        if date is not None:
+            self._ahead = date - self.clock.now()
 
     def call(self, path: str) -> Url:
         """The URL of a call, whose path below the API is ours."""
@@ -295,6 +294,11 @@ class Session:
             deadline_s=self.retry_for_s if deadline_s is None else deadline_s,
             cancelled=cancelled,
         )
+
+    @property
+    def base(self) -> Url:
+        """The service's base URL."""
+        return self._base
 
     @property
     def is_closed(self) -> bool:
@@ -591,9 +595,21 @@ class Session:
         self._external_requests.close()
 
 
+class _Requests(requests.Session):
+    """A session that leaves redirects alone.
+
+    That of the library parses ``Location`` and reads the body of a redirect into memory, decoded
+    and whole, also where redirects are not to be followed.
+    """
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002
+        """Return None: no answer is a redirect."""
+        return None
+
+
 def _library(adapter: requests.adapters.HTTPAdapter) -> requests.Session:
     """A session of requests that adds nothing of its own; see `_surroundings_of`."""
-    session = requests.Session()
+    session = _Requests()
     session.trust_env = False
     session.auth = _no_auth
     session.mount("http://", adapter)
@@ -631,20 +647,15 @@ def _reason(error: BaseException) -> str:
 def retry_after_s(value: str | None, clock: Clock) -> float | None:
     """Seconds from a ``Retry-After`` header (RFC 9110 §10.2.3): a number, or a date.
 
-    From 0 to `_MOST_RETRY_AFTER_S`; None if it is neither. A date without a zone is UTC.
+    From 0 to `_MOST_RETRY_AFTER_S`; None if it is neither.
     """
-    if not value:
-        return None
-    if _SECONDS.fullmatch(value.strip()):
+    value = (value or "").strip(" \t")
+    if _SECONDS.fullmatch(value):
         return min(float(value), _MOST_RETRY_AFTER_S)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=UTC)
-        wait_s = (date - clock.now()).total_seconds()
-    except (TypeError, ValueError, OverflowError, IndexError):
+    date = http_date(value)
+    if date is None:
         return None
-    return min(max(wait_s, 0.0), _MOST_RETRY_AFTER_S)
+    return min(max((date - clock.now()).total_seconds(), 0.0), _MOST_RETRY_AFTER_S)
 
 
 _KINDS: dict[int, type[RemoteError]] = {

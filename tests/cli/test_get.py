@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import signal
@@ -326,3 +327,19 @@ def test_a_signal_leaves_no_temporary_file_and_the_old_one(
 def target_is_open(pid: int, target: Path) -> bool:
     links = Path(f"/proc/{pid}/fd").iterdir()
     return any(os.path.realpath(one) == str(target) for one in links)
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_error_names_the_target_and_not_its_temporary_file(get: Get, force: bool) -> None:
+    flags = ["-f"] if force else []
+    said = get(*flags, "-o", "nowhere/x", "a.bin", status=1)
+    assert said == "artifactfs: nowhere/x: No such file or directory\n"
+
+
+def test_a_full_disk_is_named_with_the_target(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("artifactfs.cli.target.os.fsync", full)
+    assert get("-o", "x", "a.bin", status=1) == "artifactfs: x: No space left on device\n"
+    assert not Path("x").exists()

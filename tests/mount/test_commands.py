@@ -467,11 +467,44 @@ def test_mount_makes_one_directory_with_the_users_umask_and_no_parents(
     (user.home / "file").write_bytes(b"")
     done = user.command("mount", user.home / "file" / "mnt", check=False)
     assert "cannot be made: Not a directory" in done.stderr
+    done = user.command("mount", "/proc/mnt", check=False)
+    assert "/proc/mnt cannot be made: No such file or directory" in done.stderr
     script = f'umask 027; exec "{sys.executable}" -m artifactfs mount "{user.path}"'
     subprocess.run(["sh", "-c", script], env=user.environment, check=True, timeout=60)
     assert os.path.ismount(user.path)
     user.unmount()
     assert user.path.stat().st_mode & 0o777 == 0o750
+
+
+def test_put_names_a_file_that_cannot_be_read_once(user: UserMount, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    (tmp_path / "there").write_bytes(b"there")
+    done = user.command("put", missing, tmp_path / "there", check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"artifactfs: {missing}: No such file or directory\n"
+    assert done.stdout.endswith("  there\n")
+
+
+def test_a_url_that_is_not_the_base_of_the_service_is_named(user: UserMount) -> None:
+    for url in (f"{user.url}/api/v1", f"{user.url}/elsewhere"):
+        for words in (["ls"], ["mount", user.path]):
+            done = user.command(*words, check=False, environment={"ARTIFACTFS_URL": url})
+            assert done.returncode == 1
+            assert f"set url to the service's base URL, which {url} is not" in done.stderr
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_state_directory_that_cannot_be_written_is_named_with_its_setting(
+    user: UserMount,
+) -> None:
+    (user.home / "file").write_bytes(b"")
+    state = {"ARTIFACTFS_STATE_DIR": str(user.home / "file" / "state")}
+    for words in ([], ["--foreground"]):
+        done = user.command("mount", *words, user.path, check=False, environment=state)
+        assert done.returncode == 1
+        assert str(user.home / "file" / "state") in done.stderr
+        assert "state.dir" in done.stderr.partition("(")[2], done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.fixture
@@ -537,6 +570,20 @@ def test_a_demo_never_removes_through_a_mount_that_is_in_use(
     assert (user.path / "drop" / "mine.tmp").read_bytes() == b"mine"
     user.command("unmount", "--force", user.path)
     assert b"mine" in kept(tmp_path)
+
+
+def test_a_demo_that_cannot_mount_removes_all_that_it_made(
+    demo: subprocess.Popen[str], user: UserMount, tmp_path: Path
+) -> None:
+    """What is mounted at its place belongs to another."""
+    (directory,) = (tmp_path / "tmp").iterdir()
+    another = {"TMPDIR": str(tmp_path / "tmp")}
+    done = user.command("demo", user.path, check=False, environment=another)
+    assert done.returncode == 1
+    assert f"{user.path} is mounted already" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == [directory]
+    assert (user.path / "artifacts" / "hello.txt").exists()
 
 
 @pytest.mark.parametrize("how", ["killed", "unmounted"])

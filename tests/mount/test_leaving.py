@@ -168,6 +168,19 @@ def test_a_mount_in_use_names_its_users_and_not_those_of_other_namespaces(user: 
     user.unmount()
 
 
+def test_unmount_does_not_name_itself(user: UserMount) -> None:
+    user.mount()
+    script = 'cd "$1" && "$0" -m artifactfs unmount "$1"; exit $?'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, user.path],
+        env=user.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert " is in use" in done.stderr
+    assert "python" not in done.stderr.partition(" is in use")[2], done.stderr
+    user.unmount()
+
+
 def test_unmount_waits_for_the_driver_where_nothing_keeps_the_mount(user: UserMount) -> None:
     """In a mount namespace of its own: another test's would copy the mount, and so keep it."""
     user.path.mkdir()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from artifactfs.clock import SYSTEM_CLOCK
@@ -109,6 +109,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     assert retry_after_s(header, Noon()) == seconds
 
 
+@example("1\x1c")  # white space to str.strip, not to float
 @given(st.text(st.characters(max_codepoint=255)))
 def test_any_retry_after_is_a_bounded_wait_or_none(header: str) -> None:
     seconds = retry_after_s(header, Noon())
