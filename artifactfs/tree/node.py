@@ -323,7 +323,7 @@ class Handle(ABC):
         """
         _ = caller_pid
 
-    def written_back(self) -> None:
+    def written_back(self) -> None:  # noqa: B027 - nothing to note where nothing is written
         """Note that the next write is of pages of a mapping, which the kernel writes back."""
 
     def flush(self, caller_pid: int) -> None:

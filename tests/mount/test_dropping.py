@@ -266,3 +266,18 @@ def test_close_waits_for_the_service_where_asked_to(
     user.mount()
     (user.path / "drop" / "now.bin").write_bytes(b"now")
     assert service.named("now.bin")
+
+
+@pytest.mark.parametrize("mode", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR], ids=["r", "w", "rw"])
+def test_opening_with_o_trunc_empties_a_file_however_it_is_opened(
+    mounted: UserMount, service: ServiceClient, mode: int
+) -> None:
+    path = mounted.path / "drop" / "emptied.tmp"  # not uploaded before it has its name
+    path.write_bytes(b"before")
+    os.close(os.open(path, mode | os.O_TRUNC))
+    assert path.stat().st_size == 0
+    assert path.read_bytes() == b""
+    path.rename(path.with_suffix(""))
+    mounted.settle()
+    (found,) = service.named("emptied")
+    assert service.content(found["id"]) == b""

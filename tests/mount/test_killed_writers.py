@@ -278,7 +278,7 @@ def test_what_another_writes_after_a_killed_program_is_uploaded_once(
     assert service.content(found["id"]) == content
 
 
-# The program has changed nothing but to make the file, or to empty it: its bytes were in its memory.
+# The program has only made the file, or emptied it: its bytes were still in its memory.
 NOTHING_WRITTEN = """
 import os, signal, sys
 descriptor = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
