@@ -134,6 +134,13 @@ def copy_attributes(source: int, target: int) -> None:
         os.setxattr(target, name, os.getxattr(source, name))
 
 
+def copy_attribute(source: str | Path, target: int, name: str) -> None:
+    """Give an open file an extended attribute of `source`. Raises `OSError`."""
+    if not LINUX:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+    os.setxattr(target, name, os.getxattr(source, name))
+
+
 def _xattr(call: str, path: str | Path, name: str, value: Any, size_bytes: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     function = libc[call]

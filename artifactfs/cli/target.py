@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
 
+from artifactfs import system
 from artifactfs.cli.output import write_all
 from artifactfs.errors import ArtifactfsError
 
@@ -190,9 +191,8 @@ def _take_over(descriptor: int, path: Path, before: os.stat_result) -> None:
         with contextlib.suppress(PermissionError):
             os.fchown(descriptor, owner, group)
     os.fchmod(descriptor, stat.S_IMODE(before.st_mode) & 0o777)
-    if hasattr(os, "getxattr"):
-        with contextlib.suppress(OSError):
-            os.setxattr(descriptor, _ACCESS_LIST, os.getxattr(path, _ACCESS_LIST))
+    with contextlib.suppress(OSError):
+        system.copy_attribute(path, descriptor, _ACCESS_LIST)
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:

@@ -115,8 +115,13 @@ class Desk:
         return OpenFile(self, spooled, os.O_RDWR).opened()
 
     def open(self, path: str, flags: int) -> OpenFile:
-        """Open a file that is there. `flags` are those of open(2)."""
+        """Open a file that is there. `flags` are those of open(2).
+
+        O_TRUNC without writing empties the file, as on Linux: a change and a close of its own.
+        """
         book = self._book
+        if flags & os.O_TRUNC and not flags & (os.O_WRONLY | os.O_RDWR):
+            self.change(path, mode=None, mtime_ns=None, size_bytes=0)
         with book.changing:
             entry = book.entry(path)
             spooled = self._open.get(entry.id)

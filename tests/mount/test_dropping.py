@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import shutil
@@ -228,7 +229,9 @@ def test_what_the_service_knows_is_not_sent_again(
     os.listdir(mounted.path / "artifacts")
     (mounted.path / "drop" / "known.bin").write_bytes(data)
     mounted.settle()
-    assert len(service.named("known.bin")) == 1
+    assert len(service.named("known.bin")) == 2, "each closed file is an artifact of its own"
+    line = (mounted.home / ".local/state/artifactfs/uploads.log").read_text()
+    assert json.loads(line)["how"] == "exists"
 
 
 def test_an_uploaded_file_is_read_without_a_download(
@@ -287,3 +290,18 @@ def test_flush_of_files_waits_for_those_alone(
     assert mounted.command("flush", mounted.path, check=False).returncode == 3
     assert mounted.command("flush", drop, check=False).returncode == 3
     assert mounted.command("flush", mounted.path / "artifacts/one", check=False).returncode == 1
+
+
+@pytest.mark.parametrize("mode", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR], ids=["r", "w", "rw"])
+def test_opening_with_o_trunc_empties_a_file_however_it_is_opened(
+    mounted: UserMount, service: ServiceClient, mode: int
+) -> None:
+    path = mounted.path / "drop" / "emptied.tmp"  # not uploaded before it has its name
+    path.write_bytes(b"before")
+    os.close(os.open(path, mode | os.O_TRUNC))
+    assert path.stat().st_size == 0
+    assert path.read_bytes() == b""
+    path.rename(path.with_suffix(""))
+    mounted.settle()
+    (found,) = service.named("emptied")
+    assert service.content(found["id"]) == b""
