@@ -212,7 +212,7 @@ def nano(path: Path, user: UserMount, *keys: str) -> None:
     """Open a file in nano, with backups and lock files, press these keys, save and leave."""
     words = ["nano", "--ignorercfiles", "--backup", "--locking", path]
     with Terminal(words, user.environment) as terminal:
-        terminal.wait_for("GNU nano")
+        terminal.wait_for(r"\^G")  # its first key is shown, whatever the length of the title
         assert user.uploads()[f".{path.name}.swp"]["waits_for_name"]
         for key in keys:
             terminal.type(key)
