@@ -125,6 +125,7 @@ class LastWriter:
         self._threads: dict[int, Process] = {}
         self._last: Process | None = None
         self._killed: set[Process] = set()
+        self._openers: set[Process] = set()
         self._changed = False
         self._closed_by_killed = False
 
@@ -140,13 +141,24 @@ class LastWriter:
             process = self._threads[thread] = process_of(thread)
         self._last = process
 
+    def opened(self, thread: int) -> None:
+        """Note who has the file open for writing, and may change it through a mapping alone."""
+        self._openers.add(process_of(thread))
+
     def wrote_back(self) -> None:
-        """Judge the process that wrote last now that pages of a mapping are written back."""
+        """Judge who may have changed the pages of a mapping that are written back now.
+
+        That is the process that wrote last; where none has, those that opened the file.
+        """
         last = self._last
-        if last is None or last in self._killed or not self._was_killed(last.pid):
-            return
-        if process_of(last.pid) == last:
+        if last is None:
+            if any(self._is_being_killed(one) for one in self._openers):
+                self._closed_by_killed = True
+        elif last not in self._killed and self._is_being_killed(last):
             self._killed.add(last)
+
+    def _is_being_killed(self, process: Process) -> bool:
+        return self._was_killed(process.pid) and process_of(process.pid) == process
 
     def changed(self) -> None:
         """Note a change, also one of pages that are written back, which has no caller."""

@@ -337,6 +337,11 @@ class Spooled:
         with self.lock:
             self._last_writer.wrote(pid)
 
+    def opened_by(self, pid: int) -> None:
+        """Note which thread has opened the file for writing."""
+        with self.lock:
+            self._last_writer.opened(pid)
+
     def written_back(self) -> None:
         """Note that pages of a mapping come next."""
         with self.lock:
@@ -505,6 +510,11 @@ class OpenFile:
     def written_by(self, caller_pid: int) -> None:
         """Note the thread that made or emptied the file, or asks for the change that comes next."""
         self._spooled.written_by(caller_pid)
+
+    def opened_by(self, caller_pid: int) -> None:
+        """Note the thread of this opening, which may write through a mapping alone."""
+        if self._writer:
+            self._spooled.opened_by(caller_pid)
 
     def written_back(self) -> None:
         """Note that the next write is of pages of a mapping, which have no caller."""

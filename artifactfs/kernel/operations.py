@@ -341,6 +341,8 @@ class Operations:
                 handle = pin.node.open(flags)
                 if flags & os.O_TRUNC:
                     handle.written_by(self._caller_pid())
+                else:
+                    handle.opened_by(self._caller_pid())
             else:
                 handle = self._wait_for(
                     partial(pin.node.open, flags), undo=lambda late: late.release()

@@ -323,6 +323,10 @@ class Handle(ABC):
         """
         _ = caller_pid
 
+    def opened_by(self, caller_pid: int) -> None:
+        """Note the thread that has opened the file without changing it: it may map it."""
+        _ = caller_pid
+
     def written_back(self) -> None:
         """Note that the next write is of pages of a mapping, which the kernel writes back."""
         return

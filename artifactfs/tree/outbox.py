@@ -313,6 +313,9 @@ class DropHandle(Handle):
     def written_by(self, caller_pid: int) -> None:
         self._file.written_by(caller_pid)
 
+    def opened_by(self, caller_pid: int) -> None:
+        self._file.opened_by(caller_pid)
+
     def written_back(self) -> None:
         self._file.written_back()
 

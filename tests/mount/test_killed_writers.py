@@ -332,7 +332,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
-os.ftruncate(descriptor, SIZE)
+if not os.fstat(descriptor).st_size:
+    os.ftruncate(descriptor, SIZE)
 place = libc.mmap(None, SIZE, 3, 1, descriptor, 0)  # PROT_READ | PROT_WRITE, MAP_SHARED
 os.close(descriptor)
 ctypes.memset(place, 65, SIZE // 2)
@@ -352,6 +353,23 @@ def test_a_program_killed_while_it_writes_to_a_mapping_alone_uploads_nothing(
     assert done.returncode == (-signal.SIGKILL if killed else 0)
     if killed:
         stays_here(mounted, service, path)
+        return
+    mounted.settle()
+    (found,) = service.artifacts()
+    assert service.content(found["id"]) == b"A" * (1 << 20)
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed", "ends"])
+def test_a_program_killed_while_it_changes_a_closed_file_by_a_mapping_alone_uploads_nothing(
+    mounted: UserMount, service: ServiceClient, *, killed: bool
+) -> None:
+    path = mounted.path / "drop" / "mapped.tmp"  # not uploaded before it has its name
+    path.write_bytes(b"z" * (1 << 20))
+    words = ["killed"] if killed else []
+    subprocess.run([sys.executable, "-c", ONLY_MAPPED, path, *words], check=False)
+    named = path.rename(path.with_suffix(""))
+    if killed:
+        stays_here(mounted, service, named)
         return
     mounted.settle()
     (found,) = service.artifacts()

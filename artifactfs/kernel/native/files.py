@@ -94,6 +94,8 @@ class FileOperations:
             handle = file.open(flags)
             if flags & os.O_TRUNC:
                 handle.written_by(call.pid)
+            else:
+                handle.opened_by(call.pid)
             opened, reply = self._opened(file, handle, flags)
             late.append(opened)
             return reply
