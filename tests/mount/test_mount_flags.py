@@ -158,8 +158,6 @@ def descriptor(user: UserMount) -> Iterator[int]:
     """``/dev/fuse``, mounted without ``ro`` by this process at the user's mount point."""
     if os.getuid() != 0:
         pytest.skip("only root can mount for another process")
-    if user.binding != "native":
-        pytest.skip("only the native binding takes a descriptor")
     user.path.mkdir()
     libc = ctypes.CDLL(None, use_errno=True)
     taken = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -170,6 +168,7 @@ def descriptor(user: UserMount) -> Iterator[int]:
     libc.umount2(os.fsencode(user.path), 2)
 
 
+@pytest.mark.parametrize("binding", ["native"])  # fusepy takes no descriptor
 def test_a_descriptor_that_was_mounted_by_another_process_is_read_only_in_the_tree(
     user: UserMount, service: ServiceClient, descriptor: int
 ) -> None:
