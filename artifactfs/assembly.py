@@ -37,7 +37,6 @@ from typing import Any, BinaryIO, Self
 from urllib.parse import urlsplit
 
 from artifactfs import __version__
-from artifactfs.artifact import Artifact
 from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.jobs import (
@@ -59,8 +58,12 @@ from artifactfs.drop import (
     count_files,
     service_directory,
 )
-from artifactfs.errors import Cancelled, Conflict, Gone, RemoteError
-from artifactfs.exposition import Exposition
+from artifactfs.errors import (
+    Cancelled,
+    Conflict,
+    Gone,
+    RemoteError,
+)
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
 from artifactfs.kernel.mounting import (
@@ -77,8 +80,14 @@ from artifactfs.kernel.mounting import (
     unmount,
 )
 from artifactfs.kernel.namespace import enter_own_namespace
+from artifactfs.metrics import MetricsServer
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
-from artifactfs.supervisor import NOBODY, Conversation, Supervisor
+from artifactfs.systemd import (
+    NOBODY,
+    SystemdNotifier,
+    SystemdSession,
+)
 from artifactfs.tree import ArtifactTree, names_of
 
 __all__ = [
@@ -342,7 +351,7 @@ class Mount:
             self._service.close()
             raise
 
-    def run(self, on_ready: Callable[[], None], supervisor: Supervisor = NOBODY) -> None:
+    def run(self, on_ready: Callable[[], None], supervisor: SystemdNotifier = NOBODY) -> None:
         """Mount, call `on_ready` when the mount answers, serve, and return when all has ended.
 
         For the main thread. Ends at ``umount``, SIGTERM or SIGINT; pending uploads then get
@@ -390,7 +399,7 @@ class Mount:
             closing.callback(self._service.close)  # first: nothing waits for an answer any more
             tree.start()
             closing.callback(tree.close)
-            watch = Conversation(
+            watch = SystemdSession(
                 supervisor,
                 answers=lambda: answers(self.mountpoint),
                 says=lambda: _in_words(catalog, outbox),
@@ -433,7 +442,7 @@ class Mount:
     def _exposed(self, tree: ArtifactTree) -> contextlib.AbstractContextManager[object]:
         """Metrics over HTTP while it is mounted: the next mount may want the same port."""
         address = self._config.metrics.listen
-        return Exposition(address, tree.metrics) if address else contextlib.nullcontext()
+        return MetricsServer(address, tree.metrics) if address else contextlib.nullcontext()
 
     def _leave_at_once(self, wanted: bool) -> None:
         if wanted:
@@ -441,7 +450,7 @@ class Mount:
         else:
             self._ended.clear()
 
-    def _drain(self, outbox: Outbox | None, watch: Conversation) -> None:
+    def _drain(self, outbox: Outbox | None, watch: SystemdSession) -> None:
         """Give pending uploads their time; a signal cuts it short."""
         files, size_bytes = outbox.pending() if outbox is not None else (0, 0)
         if outbox is None or not files or outbox.trouble:

@@ -36,8 +36,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from artifactfs.errors import ConfigError
-from artifactfs.supervisor import NOBODY, Supervisor, supervisor_of
-from artifactfs.token import NO_TOKEN, Secret, TokenSource
+from artifactfs.systemd import (
+    NOBODY,
+    SystemdNotifier,
+    systemd_notifier,
+)
+from artifactfs.token import (
+    NO_TOKEN,
+    Secret,
+    TokenSource,
+)
 
 Reader = Callable[[Any], Any]
 
@@ -366,7 +374,7 @@ class Config:
     metrics: MetricsConfig = MetricsConfig()
     external: ExternalConfig = ExternalConfig()
     token: TokenSource = NO_TOKEN
-    supervisor: Supervisor = NOBODY
+    supervisor: SystemdNotifier = NOBODY
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     ignored: tuple[str, ...] = field(default=(), compare=False)
 
@@ -513,7 +521,7 @@ def load(
     return dataclasses.replace(
         built,
         token=token,
-        supervisor=supervisor_of(environ, os.getpid()),
+        supervisor=systemd_notifier(environ, os.getpid()),
         sources=MappingProxyType(sources),
         ignored=tuple(ignored),
     )

@@ -8,7 +8,7 @@ What is missing there, and what happens instead:
 
 * no ``artifactfs run``: there are no mount namespaces;
 * no native binding, no passthrough, no readahead to raise: reads go through the driver;
-* no ``copy_file_range``, ``fallocate`` or ``sync_file_range``: copies read and write, holes are not
+* no ``copy_file_range``, ``system`` or ``sync_file_range``: copies read and write, holes are not
   punched (a cache that must shrink removes whole files), write-back begins with the sync;
 * no open-file-description locks: two mounts that share a cache directory each fetch for themselves;
 * no ``/proc``: a writer that was killed cannot be told from one that has closed its file, and an
@@ -19,10 +19,18 @@ What is missing there, and what happens instead:
 macOS flushes a disk's own cache only if asked by F_FULLFSYNC (fcntl(2) there); its calls for
 extended attributes have two more arguments, of which only 0 is of use here, and Python does not
 offer them.
+
+fallocate(2) in all its modes; Python has only the plain one (``os.posix_fallocate``).
+
+Flags from ``include/uapi/linux/falloc.h``. Where the C library has no such call (macOS), or the
+file system cannot do it, it is EOPNOTSUPP.
+
+Directories that nobody but their owner can look into.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -34,6 +42,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -254,3 +263,40 @@ def unmount(place: Path, *, force: bool) -> tuple[int, str]:
 def macfuse_options(subtype: str, source: str) -> dict[str, Any]:
     """What macFUSE is told of a mount beside what every libfuse 2 knows."""
     return {"fsname": f"{subtype}:{source}", "volname": subtype, "noappledouble": True}
+
+
+KEEP_SIZE: Final = 0x01
+PUNCH_HOLE: Final = 0x02
+ZERO_RANGE: Final = 0x10
+
+
+def fallocate(descriptor: int, mode: int, offset: int, size_bytes: int) -> None:
+    """Allocate, or give back, [offset, offset + size_bytes) of a file. Raises `OSError`."""
+    call = _call()
+    if call is None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if call(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(size_bytes)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@cache
+def _call() -> Any:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return getattr(libc, "fallocate64", None) or getattr(libc, "fallocate", None)
+
+
+def make_private(path: str | os.PathLike[str]) -> None:
+    """Make a directory and what is missing above it, open to their owner only. Raises `OSError`."""
+    try:
+        os.mkdir(path, 0o700)  # noqa: PTH102 - the cache has its paths as text
+    except FileExistsError:
+        if not os.path.isdir(path):  # noqa: PTH112
+            raise
+    except FileNotFoundError:
+        above = os.path.dirname(path)  # noqa: PTH120
+        if not above or above == os.fspath(path):
+            raise
+        make_private(above)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)  # noqa: PTH102

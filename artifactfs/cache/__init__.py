@@ -12,7 +12,12 @@ thread that hashes the whole. ``adoption`` takes in a local file. ``places`` nam
 
 from artifactfs.cache.adoption import Adoption
 from artifactfs.cache.content import Content
-from artifactfs.cache.figures import CachedContent, CacheStatistics, Usage, VerifyReport
+from artifactfs.cache.figures import (
+    CachedContent,
+    CacheStatistics,
+    Usage,
+    VerifyReport,
+)
 from artifactfs.cache.store import Store
 
 __all__ = [

@@ -25,11 +25,11 @@ from array import array
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache.grains import GRAIN_BYTES, checksum
 from artifactfs.cache.places import Place
-from artifactfs.directories import make_private
 from artifactfs.errors import Cancelled
+from artifactfs.model import Artifact
+from artifactfs.system import make_private
 
 READ_BYTES: Final = 1 << 20
 

@@ -20,8 +20,14 @@ from __future__ import annotations
 import os
 from typing import Protocol
 
-from artifactfs.cache.grains import GRAIN_BYTES, checksum, grain_count, grains_of, span_of
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
+from artifactfs.cache.grains import (
+    GRAIN_BYTES,
+    checksum,
+    grain_count,
+    grains_of,
+    span_of,
+)
 
 WRITE_BYTES = 1 << 20
 
@@ -35,7 +41,7 @@ class Landing(Protocol):
     def descriptor(self) -> int: ...
     def tell_of_disk(self, error: OSError) -> None: ...
     def claim_more(self, first: int, stop: int) -> list[tuple[int, int]]: ...
-    def free(self, span: Span) -> None: ...
+    def free(self, span: ByteRange) -> None: ...
     def note(
         self, first: int, sums: list[int], kept: list[bytes] | None, arrived_bytes: int
     ) -> None: ...
@@ -47,7 +53,7 @@ class Arrival:
     `_next` is the first grain of its own that it has not brought yet. For one thread.
     """
 
-    def __init__(self, landing: Landing, span: Span, buffer: memoryview) -> None:
+    def __init__(self, landing: Landing, span: ByteRange, buffer: memoryview) -> None:
         self._landing = landing
         self._buffer = buffer
         self._first, self._last = grains_of(span)

@@ -17,12 +17,17 @@ import os
 import time
 from collections.abc import Callable
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache.disk_warning import DiskWarning
-from artifactfs.cache.files import OPENING_S, may_write, open_pair, wait_until
+from artifactfs.cache.files import (
+    OPENING_S,
+    may_write,
+    open_pair,
+    wait_until,
+)
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
+from artifactfs.model import Artifact
 
 
 class Backing:

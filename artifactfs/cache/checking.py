@@ -7,9 +7,17 @@ import os
 from pathlib import Path
 
 from artifactfs.cache import evict
-from artifactfs.cache.grains import checksum, grain_count, span_of
+from artifactfs.cache.grains import (
+    checksum,
+    grain_count,
+    span_of,
+)
 from artifactfs.cache.places import Place
-from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek
+from artifactfs.cache.sidecar import (
+    HEADER_BYTES,
+    Sidecar,
+    peek,
+)
 
 
 def header_of(place: Place) -> tuple[int, int, bool] | None:

@@ -11,11 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.figures import Counters
 from artifactfs.cache.shared import Shared
 from artifactfs.cache.waiters import Done, Waiter
-from artifactfs.errors import Cancelled, ContentMismatch, TimedOut
-from artifactfs.spans import Span
+from artifactfs.errors import (
+    Cancelled,
+    ContentMismatch,
+    TimedOut,
+)
 
 LOOK_S = 0.1
 
@@ -68,10 +72,10 @@ class Content:
         if data is not None:
             self._counters.hits += 1
             if data and not self._table.checked_whole:
-                self._shared.advance(Span(start, start + len(data)))
+                self._shared.advance(ByteRange(start, start + len(data)))
         return data
 
-    def request(self, span: Span, done: Done) -> Waiter:
+    def request(self, span: ByteRange, done: Done) -> Waiter:
         """Call `done` once `try_read` has the bytes, or with the error if it cannot have them.
 
         It is called once, perhaps before this returns, or never after ``cancel()``.
@@ -96,7 +100,7 @@ class Content:
                 outcome.append(error)  # noqa: B023 - bound anew each time
                 arrived.set()  # noqa: B023
 
-            wanted = Span(start, max(start, min(stop, self._shared.size_bytes)))
+            wanted = ByteRange(start, max(start, min(stop, self._shared.size_bytes)))
             waiter = self.request(wanted, done)
             deadline_s = time.monotonic() + self._read_timeout_s + 1
             while not arrived.wait(LOOK_S if cancelled is not None else self._read_timeout_s + 1):

@@ -30,10 +30,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from artifactfs.cache.grains import ABSENT
-from artifactfs.cache.locks import lock
 from artifactfs.cache.places import Place
 from artifactfs.cache.sidecar import Sidecar
-from artifactfs.directories import make_private
+from artifactfs.file_lock import lock
+from artifactfs.system import make_private
 
 OPENING_S = 2.0
 LOCKED_S = 0.005

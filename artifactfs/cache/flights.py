@@ -36,13 +36,18 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.arrival import WRITE_BYTES, Arrival
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.lanes import FLIGHT_BYTES, SHORT_BYTES, TICK_S, Lanes
+from artifactfs.cache.lanes import (
+    FLIGHT_BYTES,
+    SHORT_BYTES,
+    TICK_S,
+    Lanes,
+)
 from artifactfs.cache.shared import Shared
 from artifactfs.errors import Cancelled
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 EARLY_BYTES = 4 << 20
 PUT_OFF_S = 0.01
@@ -59,7 +64,7 @@ class Source(Protocol):
     def stream(
         self,
         artifact: Artifact,
-        span: Span,
+        span: ByteRange,
         sink: Any,
         *,
         cancelled: threading.Event | None = None,
@@ -80,7 +85,7 @@ class _Flight:
     rank: int
     number: int
     shared: Shared = field(compare=False)
-    span: Span = field(compare=False)
+    span: ByteRange = field(compare=False)
     put_off_since_s: float | None = field(compare=False, default=None)
 
     @property
@@ -149,7 +154,7 @@ class FlightCrew:
             if thread.ident is not None:
                 thread.join(max(0.0, end_s - time.monotonic()))
 
-    def start(self, shared: Shared, span: Span, *, urgent: bool) -> None:
+    def start(self, shared: Shared, span: ByteRange, *, urgent: bool) -> None:
         """Fetch `span`, in one flight or several."""
         with self._lock:
             closing = self._closing
@@ -162,7 +167,7 @@ class FlightCrew:
 
     def start_background(self, shared: Shared) -> None:
         """Fetch what is wanted of it in the background (`Shared.claim_next`)."""
-        self._go_on_with(_Flight(BACKGROUND, next(self._numbers), shared, Span(0, 0)))
+        self._go_on_with(_Flight(BACKGROUND, next(self._numbers), shared, ByteRange(0, 0)))
 
     def _go_on_with(self, flight: _Flight) -> None:
         """Have a background flight's content asked again, after the others."""
@@ -253,9 +258,9 @@ class FlightCrew:
         span = first.span
         stop = min(span.stop, _aligned(span.start + self._lanes.flight_bytes(len(span))))
         if stop < span.stop:
-            heapq.heappush(self._queue, replace(first, span=Span(stop, span.stop)))
+            heapq.heappush(self._queue, replace(first, span=ByteRange(stop, span.stop)))
             self._wake_one()
-        return replace(first, span=Span(span.start, stop)), self._lane_for(first)
+        return replace(first, span=ByteRange(span.start, stop)), self._lane_for(first)
 
     @property
     def _may_go_in_bulk(self) -> bool:
@@ -335,7 +340,7 @@ class FlightCrew:
         if flight.is_background:
             flight.shared.end_background(error)
 
-    def _fetch(self, shared: Shared, span: Span, lane: _Lane, buffer: memoryview) -> None:
+    def _fetch(self, shared: Shared, span: ByteRange, lane: _Lane, buffer: memoryview) -> None:
         flying = _Flying(shared, Arrival(shared.intake, span, buffer), lane, span, self._ended)
         try:
             self._source.stream(
@@ -412,7 +417,7 @@ class _Lane:
         self.leave()
         self._crew.ended(self._flight, gave_way=self._gives_way)
 
-    def gives_way(self, left: Span) -> bool:
+    def gives_way(self, left: ByteRange) -> bool:
         """Whether the flight is to end here, with so much `left`. Only one in the background."""
         if not self._flight.is_background:
             return False
@@ -428,7 +433,7 @@ class _Flying:
         shared: Shared,
         arrival: Arrival,
         lane: _Lane,
-        span: Span,
+        span: ByteRange,
         ended: threading.Event,
     ) -> None:
         self._shared = shared
@@ -452,7 +457,7 @@ class _Flying:
         self._lane.arrived(count, self._stop - self._position)
         if self._position >= self._stop or self._ended.is_set():
             return False
-        return not self._lane.gives_way(Span(self._position, self._stop))
+        return not self._lane.gives_way(ByteRange(self._position, self._stop))
 
 
 def _aligned(position: int) -> int:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 import xxhash
 
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 
 GRAIN_BYTES = 32 * 1024
 ABSENT, STORED, CHECKED, IN_MEMORY = range(4)
@@ -32,14 +32,14 @@ def grain_count(size_bytes: int) -> int:
     return -(-size_bytes // GRAIN_BYTES)
 
 
-def grains_of(span: Span) -> tuple[int, int]:
+def grains_of(span: ByteRange) -> tuple[int, int]:
     """The half-open range of grains that `span` touches."""
     return span.start // GRAIN_BYTES, grain_count(span.stop)
 
 
-def span_of(first: int, stop: int, size_bytes: int) -> Span:
+def span_of(first: int, stop: int, size_bytes: int) -> ByteRange:
     """The bytes of a half-open range of grains."""
-    return Span(first * GRAIN_BYTES, min(stop * GRAIN_BYTES, size_bytes))
+    return ByteRange(first * GRAIN_BYTES, min(stop * GRAIN_BYTES, size_bytes))
 
 
 def runs(flags: bytearray, value: int, first: int, stop: int) -> Iterator[tuple[int, int]]:

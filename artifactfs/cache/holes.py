@@ -21,13 +21,17 @@ import time
 from array import array
 from collections.abc import Callable
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.grains import GRAIN_BYTES, span_of
 from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
 from artifactfs.cache.waiters import Waiters
-from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, fallocate
+from artifactfs.model import Artifact
+from artifactfs.system import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    fallocate,
+)
 
 STRETCH_BYTES = 4 << 20
 SPARED_S = 5

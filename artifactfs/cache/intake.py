@@ -23,7 +23,7 @@ from typing import Protocol
 
 import xxhash
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.figures import Counters
 from artifactfs.cache.grains import (
@@ -44,7 +44,7 @@ from artifactfs.cache.sidecar import Sidecar
 from artifactfs.cache.table import GrainTable
 from artifactfs.cache.waiters import Waiters
 from artifactfs.errors import ContentChanged
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 _log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Intake:
         if self._proof.to_verify:
             self._verifier.follow(self._proof)
 
-    def reserve(self, span: Span, *, insist: bool) -> list[Span] | None:
+    def reserve(self, span: ByteRange, *, insist: bool) -> list[ByteRange] | None:
         """What of `span` to fetch now; None: another mount is fetching some of it.
 
         With `insist` it is fetched none the less. `free` it afterwards unless it was None.
@@ -181,13 +181,13 @@ class Intake:
                     self._table.unclaim(*grains_of(span))
                 continue
             position = span.start
-            for one in (*missing, Span(span.stop, span.stop)):
-                self.free(Span(position, one.start))  # another mount has it already
+            for one in (*missing, ByteRange(span.stop, span.stop)):
+                self.free(ByteRange(position, one.start))  # another mount has it already
                 position = one.stop
             ours += map(grains_of, missing)
         return ours
 
-    def free(self, span: Span) -> None:
+    def free(self, span: ByteRange) -> None:
         """The opposite of `reserve`."""
         sidecar = self._backing.sidecar
         if sidecar is not None:

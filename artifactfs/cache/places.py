@@ -23,8 +23,8 @@ from pathlib import Path
 
 import xxhash
 
-from artifactfs.artifact import Artifact
-from artifactfs.directories import make_private
+from artifactfs.model import Artifact
+from artifactfs.system import make_private
 
 VERSION = "v2"
 SIDECAR = ".grains"

@@ -15,7 +15,6 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.figures import Counters
 from artifactfs.cache.grains import CHECKED, GRAIN_BYTES
@@ -23,6 +22,7 @@ from artifactfs.cache.reading import Reading
 from artifactfs.cache.table import GrainTable
 from artifactfs.cache.waiters import Waiter, Waiters
 from artifactfs.errors import ContentMismatch
+from artifactfs.model import Artifact
 
 MOST_ATTEMPTS = 2
 

@@ -18,7 +18,7 @@ import os
 import time
 from array import array
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.figures import Counters
 from artifactfs.cache.grains import (
@@ -34,7 +34,7 @@ from artifactfs.cache.grains import (
 from artifactfs.cache.holes import STRETCH_BYTES
 from artifactfs.cache.memory import GrainMemory
 from artifactfs.cache.table import GrainTable
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Reading:
 
     def stored_right(self, position: int, data: memoryview) -> bool:
         """Whether bytes read from the file at `position`, a grain's start, have their checksums."""
-        for grain in range(*grains_of(Span(position, position + len(data)))):
+        for grain in range(*grains_of(ByteRange(position, position + len(data)))):
             if self._table.flags[grain] == STORED:
                 start = grain * GRAIN_BYTES - position
                 if checksum(data[start : start + GRAIN_BYTES]) != self._sum(grain):

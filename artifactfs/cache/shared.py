@@ -28,7 +28,7 @@ import math
 import threading
 from typing import Protocol
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.backing import Backing
 from artifactfs.cache.disk_warning import DiskWarning
@@ -41,16 +41,20 @@ from artifactfs.cache.places import Place
 from artifactfs.cache.proof import Proof
 from artifactfs.cache.reading import Reading
 from artifactfs.cache.table import GrainTable
-from artifactfs.cache.waiters import Done, Waiter, Waiters
+from artifactfs.cache.waiters import (
+    Done,
+    Waiter,
+    Waiters,
+)
 from artifactfs.cache.window import Window
 from artifactfs.errors import Cancelled
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 
 class Flights(Protocol):
     """Who fetches: ``flights.FlightCrew``."""
 
-    def start(self, shared: Shared, span: Span, *, urgent: bool) -> None: ...
+    def start(self, shared: Shared, span: ByteRange, *, urgent: bool) -> None: ...
     def start_background(self, shared: Shared) -> None: ...
 
 
@@ -116,12 +120,12 @@ class Shared:
         """Whether anybody has it open or waits for it."""
         return self.opens > 0 or bool(self.waiters)
 
-    def advance(self, read: Span) -> None:
+    def advance(self, read: ByteRange) -> None:
         """Tell the window of a read that was answered, so that readahead goes on."""
         if not self.table.complete:
             self._fetch(read, None)
 
-    def request(self, span: Span, done: Done, deadline_s: float) -> Waiter:
+    def request(self, span: ByteRange, done: Done, deadline_s: float) -> Waiter:
         """Have `done` called when all of `span` is here, or cannot be."""
         span = span.clip(self.size_bytes)
         first, stop = grains_of(span)
@@ -145,7 +149,7 @@ class Shared:
             done(error)
         return waiter
 
-    def claim_next(self, most_bytes: int) -> Span | None:
+    def claim_next(self, most_bytes: int) -> ByteRange | None:
         """Claim what the background is to fetch next; None if nothing is free or wanted there."""
         with self.table.lock:
             for waiter in self.waiters.background():
@@ -155,7 +159,7 @@ class Shared:
                     return span
         return None
 
-    def is_wanted_past(self, span: Span) -> bool:
+    def is_wanted_past(self, span: ByteRange) -> bool:
         """Whether a reader waits for something later in `span`, for which this is on its way."""
         first, stop = grains_of(span)
         if not self.waiters:
@@ -171,12 +175,12 @@ class Shared:
         for waiter in left:
             waiter.done(error)
 
-    def put_off(self, span: Span) -> None:
+    def put_off(self, span: ByteRange) -> None:
         """The background does not fetch this now: it is free for others."""
         self._free(span, None)
 
-    def _fetch(self, span: Span, waiter: Waiter | None) -> None:
-        wanted: list[tuple[Span, bool]] = []
+    def _fetch(self, span: ByteRange, waiter: Waiter | None) -> None:
+        wanted: list[tuple[ByteRange, bool]] = []
         error: BaseException | None = None
         table = self.table
         with table.lock:
@@ -193,7 +197,7 @@ class Shared:
         if waiter is not None:
             waiter.done(error)
 
-    def landed(self, span: Span, error: BaseException | None, *, final: bool = False) -> None:
+    def landed(self, span: ByteRange, error: BaseException | None, *, final: bool = False) -> None:
         """A flight is over: what it has not brought is free again; who waited for it is told.
 
         One that was cut off because nobody had the content open is no error to who has opened it
@@ -204,10 +208,10 @@ class Shared:
         if self._free(span, error):
             self._flights.start_background(self)
 
-    def _free(self, span: Span, error: BaseException | None) -> bool:
+    def _free(self, span: ByteRange, error: BaseException | None) -> bool:
         """Unclaim what has not come of `span`; whether the background is left without it."""
         first, stop = grains_of(span)
-        again: list[Span] = []
+        again: list[ByteRange] = []
         with self.table.lock:
             self.table.unclaim(first, stop)
             left = self.waiters.left_by(first, stop)
@@ -229,7 +233,7 @@ class Shared:
 
     def _gone(self, ranges: list[tuple[int, int]]) -> None:
         """What was given up may be fetched again: for those who have asked meanwhile, it is."""
-        again: list[Span] = []
+        again: list[ByteRange] = []
         with self.table.lock:
             for first, stop in ranges:
                 self.table.gone(first, stop)
@@ -240,9 +244,9 @@ class Shared:
         if in_background:
             self._flights.start_background(self)
 
-    def _claim_for(self, waiters: list[Waiter]) -> list[Span]:
+    def _claim_for(self, waiters: list[Waiter]) -> list[ByteRange]:
         """What is to be fetched so that readers have all they wait for. The lock is held."""
-        spans: list[Span] = []
+        spans: list[ByteRange] = []
         for waiter in waiters:
             if waiter.in_background:
                 continue

@@ -38,8 +38,13 @@ from typing import Final, Self
 
 import xxhash
 
-from artifactfs.cache.grains import ABSENT, GRAIN_BYTES, STORED, grain_count
-from artifactfs.cache.locks import lock
+from artifactfs.cache.grains import (
+    ABSENT,
+    GRAIN_BYTES,
+    STORED,
+    grain_count,
+)
+from artifactfs.file_lock import lock
 
 _MAGIC: Final = b"artifactfs grn 2"
 _HEADER: Final = struct.Struct("<16sQIBQQ")

@@ -26,14 +26,24 @@ from pathlib import Path
 
 from cachetools import LRUCache, TTLCache
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import evict
-from artifactfs.cache.adoption import Adoption, read_sums, temporary_name
+from artifactfs.cache.adoption import (
+    Adoption,
+    read_sums,
+    temporary_name,
+)
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.checking import check_grains, header_of
 from artifactfs.cache.content import Content
 from artifactfs.cache.disk_warning import DiskWarning
-from artifactfs.cache.figures import CachedContent, CacheStatistics, Counters, Usage, VerifyReport
+from artifactfs.cache.figures import (
+    CachedContent,
+    CacheStatistics,
+    Counters,
+    Usage,
+    VerifyReport,
+)
 from artifactfs.cache.files import is_held, opening
 from artifactfs.cache.flights import FlightCrew, Source
 from artifactfs.cache.keeper import Keeper
@@ -42,9 +52,14 @@ from artifactfs.cache.places import Place, Places
 from artifactfs.cache.shared import Shared
 from artifactfs.cache.sidecar import write_sidecar
 from artifactfs.cache.verifier import Verifier
-from artifactfs.directories import make_private
-from artifactfs.errors import BadAnswer, CacheError, Cancelled, ContentChanged
-from artifactfs.spans import Span
+from artifactfs.errors import (
+    BadAnswer,
+    CacheError,
+    Cancelled,
+    ContentChanged,
+)
+from artifactfs.model import Artifact
+from artifactfs.system import make_private
 
 KNOWN_BYTES = 32 << 20
 ALLOWED_WINDOWS = 4
@@ -294,7 +309,7 @@ class Store:
             except OSError as error:
                 on_failure(error)
             sink = _ToFile(descriptor, self._ended, on_failure)
-            self._source.stream(artifact, Span(0, 0), sink)
+            self._source.stream(artifact, ByteRange(0, 0), sink)
             if self._ended.is_set():
                 raise Cancelled("the mount is ending")
             if sink.descriptor >= 0:

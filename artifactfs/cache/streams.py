@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 
 FIRST_BYTES = 1 << 20
 SKIP_BYTES = 256 << 10
@@ -71,7 +71,7 @@ class Run:
     _steps_back: int = 0
 
     @classmethod
-    def begin(cls, read: Span, trust: float, first_bytes: int = 0) -> Run:
+    def begin(cls, read: ByteRange, trust: float, first_bytes: int = 0) -> Run:
         """A run that begins with this read."""
         run = cls(read.start, read.stop, trust, first_bytes, planned=read.stop)
         run.read_bytes = run._earned_bytes = len(read)
@@ -96,7 +96,7 @@ class Run:
             self.low = min(self.start - SKIP_BYTES, self.planned)
             self.high = min(self.stop + SKIP_BYTES, self.start + NEAR_BYTES)
 
-    def take(self, read: Span, *, lost: bool) -> bool:
+    def take(self, read: ByteRange, *, lost: bool) -> bool:
         """Go on with a read that belongs to it; whether the front may have moved.
 
         `lost`: bytes that were planned are neither here nor on their way.
@@ -125,7 +125,7 @@ class Run:
         self._bound()
         return True
 
-    def _earn(self, read: Span, distance_bytes: int) -> None:
+    def _earn(self, read: ByteRange, distance_bytes: int) -> None:
         """Count what is new to the run. What it was told of before does not count again."""
         new_bytes = max(read.stop - max(read.start, self.stop), 0)
         new_bytes += max(min(read.stop, self.start) - read.start, 0)
@@ -164,16 +164,16 @@ class Run:
         window_bytes = min(window_bytes, most_bytes, left_bytes)
         return 0 if self.ahead_bytes > window_bytes // 2 else window_bytes
 
-    def plan(self, granted_bytes: int, size_bytes: int) -> list[Span]:
+    def plan(self, granted_bytes: int, size_bytes: int) -> list[ByteRange]:
         """Have so much ahead of the front: what to fetch for that."""
         if granted_bytes <= self.ahead_bytes:
             return []
         if self.is_forward:
             planned = min(self.stop + granted_bytes, size_bytes)
-            ahead = Span(self.stop, max(self.stop, planned))
+            ahead = ByteRange(self.stop, max(self.stop, planned))
         else:
             planned = max(self.start - granted_bytes, 0)
-            ahead = Span(planned, self.start)
+            ahead = ByteRange(planned, self.start)
         if len(ahead) <= self.ahead_bytes:
             return []
         self.planned = planned
@@ -198,7 +198,7 @@ class Stride:
     planned_runs: int = 0
 
     @classmethod
-    def begin(cls, read: Span, step: int, run_bytes: int) -> Stride:
+    def begin(cls, read: ByteRange, step: int, run_bytes: int) -> Stride:
         """Recognised at the third run's first read; `run_bytes` is how long the second was."""
         run = Run.begin(read, trust=0.0)
         read_bytes = 2 * run_bytes + len(read)
@@ -224,19 +224,19 @@ class Stride:
         """Up to here, a read belongs to the present run."""
         return self.run.high
 
-    def steps_to(self, read: Span) -> int:
+    def steps_to(self, read: ByteRange) -> int:
         """Which of the runs that follow begins with this read; 0 for none."""
         number, rest = divmod(read.start - self.start, self.step)
         return number if not rest and 1 <= number <= max(self.planned_runs, 1) else 0
 
-    def take(self, read: Span, *, lost: bool) -> bool:
+    def take(self, read: ByteRange, *, lost: bool) -> bool:
         """Go on with a read of the present run. Nothing is planned for that."""
         before_bytes = self.run.read_bytes
         self.run.take(read, lost=lost)
         self.read_bytes += self.run.read_bytes - before_bytes
         return False
 
-    def move_to(self, read: Span, *, lost: bool) -> Run:
+    def move_to(self, read: ByteRange, *, lost: bool) -> Run:
         """Go on with a read that begins one of the runs that follow; the run that is left."""
         left = self.run
         self.planned_runs = 0 if lost else max(0, self.planned_runs - self.steps_to(read))
@@ -252,9 +252,9 @@ class Stride:
         runs_left = min(left_bytes // abs(self.step), MOST_RUNS_AHEAD)
         return min(int(MOST_TRUST * self.read_bytes), most_bytes, (runs_left + 1) * self.run_bytes)
 
-    def plan(self, granted_bytes: int, size_bytes: int) -> list[Span]:
+    def plan(self, granted_bytes: int, size_bytes: int) -> list[ByteRange]:
         """The rest of the present run, and the runs that may follow: what is new of them."""
-        spans: list[Span] = []
+        spans: list[ByteRange] = []
         rest = self.start + self.run_bytes - self.run.stop
         spans += self.run.plan(min(rest, granted_bytes), size_bytes)
         runs = min((granted_bytes - self.run.ahead_bytes) // self.run_bytes, MOST_RUNS_AHEAD)
@@ -262,7 +262,7 @@ class Stride:
             start = self.start + number * self.step
             if not 0 <= start < size_bytes:
                 break
-            spans.append(Span(start, min(start + self.run_bytes, size_bytes)))
+            spans.append(ByteRange(start, min(start + self.run_bytes, size_bytes)))
             self.planned_runs = number
         return spans
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.grains import (
     ABSENT,
     CHECKED,
@@ -28,7 +29,6 @@ from artifactfs.cache.grains import (
     runs,
     span_of,
 )
-from artifactfs.spans import Span
 
 FREE, COMING, GOING = range(3)
 _COMING, _GOING, _FREE = bytes([COMING]), bytes([GOING]), bytes([FREE])
@@ -101,7 +101,7 @@ class GrainTable:
 
     # What changes
 
-    def claim(self, first: int, stop: int) -> list[Span]:
+    def claim(self, first: int, stop: int) -> list[ByteRange]:
         """What is neither here nor on its way is on its way from now on."""
         spans = []
         for start, end in list(runs(self.flags, ABSENT, first, stop)):
@@ -110,7 +110,7 @@ class GrainTable:
                 spans.append(span_of(free_start, free_end, self.size_bytes))
         return spans
 
-    def claim_first(self, first: int, stop: int, most: int) -> Span | None:
+    def claim_first(self, first: int, stop: int, most: int) -> ByteRange | None:
         """The same for the first of what is neither here nor on its way, up to `most` grains."""
         for start, end in runs(self.flags, ABSENT, first, stop):
             free = next(runs(self.claims, FREE, start, end), None)

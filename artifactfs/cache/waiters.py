@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache.table import GrainTable
 from artifactfs.errors import TimedOut
+from artifactfs.model import Artifact
 
 Done = Callable[[BaseException | None], None]
 

@@ -34,6 +34,7 @@ place (``allowance``).
 
 from __future__ import annotations
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.streams import (
     FIRST_BYTES,
@@ -44,7 +45,6 @@ from artifactfs.cache.streams import (
     Stream,
     Stride,
 )
-from artifactfs.spans import Span
 
 MOST_STREAMS = 64
 IDLE_READS = 128
@@ -63,7 +63,7 @@ class Window:
         self._trust = 1.0
         self._clock = 0
 
-    def plan(self, read: Span, size_bytes: int, *, lost: bool = False) -> list[Span]:
+    def plan(self, read: ByteRange, size_bytes: int, *, lost: bool = False) -> list[ByteRange]:
         """What to have on its way ahead of this read, besides the read itself.
 
         `lost`: some of the read's bytes are neither here nor on their way, so that what was planned
@@ -90,7 +90,7 @@ class Window:
             self._allowance.give_back(stream)
         self._streams.clear()
 
-    def _ahead_of(self, stream: Stream, size_bytes: int) -> list[Span]:
+    def _ahead_of(self, stream: Stream, size_bytes: int) -> list[ByteRange]:
         wanted_bytes = stream.wants(self._most_bytes, size_bytes)
         if not wanted_bytes:
             if stream.asked_at_bytes and not stream.ahead_bytes:
@@ -105,7 +105,7 @@ class Window:
 
     # Streams
 
-    def _standing_at(self, read: Span) -> Stream | None:
+    def _standing_at(self, read: ByteRange) -> Stream | None:
         """The stream whose present run this read belongs to, put first."""
         start, stop = read.start, read.stop
         for index, stream in enumerate(self._streams):
@@ -116,14 +116,14 @@ class Window:
                 return stream
         return None
 
-    def _stepping_to(self, read: Span) -> Stride | None:
+    def _stepping_to(self, read: ByteRange) -> Stride | None:
         """The stride that may have its next run here."""
         for stream in self._streams:
             if isinstance(stream, Stride) and stream.steps_to(read):
                 return stream
         return None
 
-    def _step(self, stride: Stride, read: Span, *, lost: bool) -> Stride:
+    def _step(self, stride: Stride, read: ByteRange, *, lost: bool) -> Stride:
         """The run that the stride leaves may go on as well, when several are read at a time."""
         left = stride.move_to(read, lost=lost)
         left.trust, left.used = self._trust, stride.used
@@ -132,7 +132,7 @@ class Window:
         self._streams[:0] = [stride, left]
         return stride
 
-    def _begin(self, read: Span, size_bytes: int) -> Stream:
+    def _begin(self, read: ByteRange, size_bytes: int) -> Stream:
         self._make_room()
         stream: Stream | None = self._third_of_a_row(read)
         if stream is None:
@@ -147,14 +147,14 @@ class Window:
         ):
             self._end(self._streams.pop())
 
-    def _run(self, read: Span, size_bytes: int) -> Run:
+    def _run(self, read: ByteRange, size_bytes: int) -> Run:
         if read.start == 0 and self._trust >= 1:
             return Run.begin(read, WHOLE_TRUST, FIRST_BYTES)
         if read.stop >= size_bytes - TAIL_BYTES:
             self._trust = LEAST_TRUST
         return Run.begin(read, self._trust)
 
-    def _third_of_a_row(self, read: Span) -> Stride | None:
+    def _third_of_a_row(self, read: ByteRange) -> Stride | None:
         start = read.start
         starts = {stream.start for stream in self._streams}
         for second in self._streams:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from itertools import groupby
 from operator import attrgetter, is_
 
-from artifactfs.artifact import Artifact
+from artifactfs.model import Artifact
 
 _age = attrgetter("created_at", "id")
 _created = attrgetter("created_at")

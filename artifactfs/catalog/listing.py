@@ -24,11 +24,15 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import index
 from artifactfs.catalog.index import Snapshot
-from artifactfs.catalog.refresh import CLOSE_WAIT_S, RETRY_FIRST_S, Refresher
+from artifactfs.catalog.refresh import (
+    CLOSE_WAIT_S,
+    RETRY_FIRST_S,
+    Refresher,
+)
 from artifactfs.clock import SYSTEM_CLOCK, Clock
+from artifactfs.model import Artifact
 
 Listener = Callable[[Snapshot, Snapshot], None]
 

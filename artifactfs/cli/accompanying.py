@@ -25,10 +25,18 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import words
-from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
+from artifactfs.cli.attending import (
+    say_what_is_left,
+    say_where_it_stays,
+    wait_for_uploads,
+)
 from artifactfs.cli.borrowing import borrowed
 from artifactfs.cli.daemon import run_detached
-from artifactfs.cli.failures import NOT_ALL_UPLOADED, line_of, say
+from artifactfs.cli.failures import (
+    NOT_ALL_UPLOADED,
+    line_of,
+    say,
+)
 from artifactfs.cli.logs import log_path, log_to_file
 from artifactfs.cli.running import Running
 from artifactfs.cli.supervision import (

@@ -17,7 +17,11 @@ from rich.live import Live
 from rich.text import Text
 
 from artifactfs.cli import shown, words
-from artifactfs.cli.failures import FAILED, NOT_ALL_UPLOADED, say
+from artifactfs.cli.failures import (
+    FAILED,
+    NOT_ALL_UPLOADED,
+    say,
+)
 from artifactfs.cli.progress import Bar
 from artifactfs.cli.rates import Rates
 from artifactfs.cli.running import Running

@@ -17,7 +17,11 @@ from rich.text import Text
 from artifactfs import assembly
 from artifactfs.assembly import Watched
 from artifactfs.cli import shown, words
-from artifactfs.cli.failures import FAILED, line_of, say
+from artifactfs.cli.failures import (
+    FAILED,
+    line_of,
+    say,
+)
 from artifactfs.cli.transfer import interruptible
 from artifactfs.errors import ArtifactfsError, ConfigError
 

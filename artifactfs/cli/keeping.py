@@ -9,7 +9,11 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import shown, words
-from artifactfs.cli.failures import FAILED, line_of, say
+from artifactfs.cli.failures import (
+    FAILED,
+    line_of,
+    say,
+)
 from artifactfs.cli.help import Group
 from artifactfs.cli.progress import Bar
 

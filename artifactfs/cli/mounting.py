@@ -15,7 +15,11 @@ from artifactfs.cli import words
 from artifactfs.cli.completing import one_of
 from artifactfs.cli.daemon import run_detached
 from artifactfs.cli.failures import say
-from artifactfs.cli.logs import log_path, log_to_file, log_to_terminal
+from artifactfs.cli.logs import (
+    log_path,
+    log_to_file,
+    log_to_terminal,
+)
 from artifactfs.cli.running import Running
 from artifactfs.config import Config
 from artifactfs.errors import MountError

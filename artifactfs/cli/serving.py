@@ -18,7 +18,11 @@ from typing import TYPE_CHECKING
 import click
 
 from artifactfs import assembly
-from artifactfs.cli.failures import NOT_ALL_UPLOADED, line_of, say
+from artifactfs.cli.failures import (
+    NOT_ALL_UPLOADED,
+    line_of,
+    say,
+)
 from artifactfs.cli.logs import log_to_terminal
 from artifactfs.config import load
 

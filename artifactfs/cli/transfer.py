@@ -14,12 +14,20 @@ from typing import Any, BinaryIO
 import click
 
 from artifactfs import assembly
-from artifactfs.artifact import Artifact
-from artifactfs.cli import completing, shown, words
-from artifactfs.cli.failures import FAILED, line_about, say
+from artifactfs.cli import (
+    completing,
+    shown,
+    words,
+)
+from artifactfs.cli.failures import (
+    FAILED,
+    line_about,
+    say,
+)
 from artifactfs.cli.progress import Bar
 from artifactfs.cli.target import Target
 from artifactfs.errors import ArtifactfsError
+from artifactfs.model import Artifact
 
 
 def described(name: str, artifact: Artifact) -> dict[str, Any]:

@@ -11,7 +11,11 @@ import click
 
 from artifactfs import assembly, system
 from artifactfs.cli import completing
-from artifactfs.cli.attending import say_what_is_left, say_where_it_stays, wait_for_uploads
+from artifactfs.cli.attending import (
+    say_what_is_left,
+    say_where_it_stays,
+    wait_for_uploads,
+)
 from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
 from artifactfs.cli.running import Running
 from artifactfs.config import load

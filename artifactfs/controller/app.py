@@ -11,7 +11,12 @@ from pathlib import Path
 from aiohttp import web
 
 from artifactfs.controller.accounts import Accounts, Caller
-from artifactfs.controller.answers import Refusal, expects, storage_full, wait_with_body
+from artifactfs.controller.answers import (
+    Refusal,
+    expects,
+    storage_full,
+    wait_with_body,
+)
 from artifactfs.controller.artifacts import Artifacts
 from artifactfs.controller.behaviour import Behaviour
 from artifactfs.controller.bucket import open_bucket

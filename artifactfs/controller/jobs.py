@@ -14,7 +14,12 @@ from typing import Any
 from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
-from artifactfs.controller.answers import Refusal, iso, not_found, number_in
+from artifactfs.controller.answers import (
+    Refusal,
+    iso,
+    not_found,
+    number_in,
+)
 from artifactfs.controller.index import Database, Index
 
 ENDED = frozenset({"completed", "partial", "failed", "cancelled"})

@@ -25,7 +25,11 @@ from artifactfs.controller.parts import Parts
 from artifactfs.controller.receiving import Receiver, TooMuch
 from artifactfs.controller.records import Records
 from artifactfs.controller.signing import Signer
-from artifactfs.controller.tickets import Part, Ticket, Tickets
+from artifactfs.controller.tickets import (
+    Part,
+    Ticket,
+    Tickets,
+)
 from artifactfs.controller.urls import Urls
 from artifactfs.controller.workers import Workers
 

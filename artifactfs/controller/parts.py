@@ -25,7 +25,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from artifactfs.controller.receiving import BUFFER_BYTES, Receiver, Sink
+from artifactfs.controller.receiving import (
+    BUFFER_BYTES,
+    Receiver,
+    Sink,
+)
 from artifactfs.controller.store import Store
 from artifactfs.controller.tickets import Part, Ticket
 from artifactfs.controller.workers import Workers

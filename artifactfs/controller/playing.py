@@ -40,13 +40,31 @@ from typing import Any
 
 from aiohttp import web
 
-from artifactfs.controller.accounts import ACCOUNT, Accounts, Caller, make_token
-from artifactfs.controller.answers import invalid, iso, json_body, required
+from artifactfs.controller.accounts import (
+    ACCOUNT,
+    Accounts,
+    Caller,
+    make_token,
+)
+from artifactfs.controller.answers import (
+    invalid,
+    iso,
+    json_body,
+    required,
+)
 from artifactfs.controller.artifacts import Artifacts
 from artifactfs.controller.filenames import bytes_of
 from artifactfs.controller.index import Change, Database
-from artifactfs.controller.jobs import Job, Jobs, Task
-from artifactfs.controller.records import Draft, Records, new_id
+from artifactfs.controller.jobs import (
+    Job,
+    Jobs,
+    Task,
+)
+from artifactfs.controller.records import (
+    Draft,
+    Records,
+    new_id,
+)
 from artifactfs.controller.streams import Streams
 
 MOST_BYTES = 512 << 20

@@ -19,9 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from artifactfs.controller.answers import Refusal, iso, not_found
+from artifactfs.controller.answers import (
+    Refusal,
+    iso,
+    not_found,
+)
 from artifactfs.controller.filenames import text_of
-from artifactfs.controller.index import AnyIndex, Change, Database, next_created_us
+from artifactfs.controller.index import (
+    AnyIndex,
+    Change,
+    Database,
+    next_created_us,
+)
 
 _COLUMNS = "number, id, account, sha256, size, filename, expires, external_url, document"
 

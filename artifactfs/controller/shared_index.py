@@ -27,7 +27,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from artifactfs.controller.index import ASK_ID, SCHEMA, Change, Database, Rows, prepare
+from artifactfs.controller.index import (
+    ASK_ID,
+    SCHEMA,
+    Change,
+    Database,
+    Rows,
+    prepare,
+)
 from artifactfs.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -15,7 +15,11 @@ from aiohttp import web
 
 from artifactfs.controller.objects import Objects
 from artifactfs.controller.parts import Parts
-from artifactfs.controller.tickets import Part, Ticket, Tickets
+from artifactfs.controller.tickets import (
+    Part,
+    Ticket,
+    Tickets,
+)
 
 
 class Shelf(Protocol):

@@ -26,7 +26,11 @@ from aiohttp import web
 
 from artifactfs.controller.accounts import Caller
 from artifactfs.controller.answers import invalid
-from artifactfs.controller.index import Change, Database, Index
+from artifactfs.controller.index import (
+    Change,
+    Database,
+    Index,
+)
 from artifactfs.controller.jobs import Job, Jobs
 
 KEPT_EVENTS = 10_000

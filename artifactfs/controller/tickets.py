@@ -13,7 +13,11 @@ import time
 from dataclasses import dataclass
 
 from artifactfs.controller.answers import not_found
-from artifactfs.controller.index import AnyIndex, Change, Database
+from artifactfs.controller.index import (
+    AnyIndex,
+    Change,
+    Database,
+)
 from artifactfs.controller.records import new_id
 
 MOST_PARTS = 10_000

@@ -29,7 +29,12 @@ from artifactfs.controller.objects import CONTENT_TYPE
 from artifactfs.controller.records import Record, Records
 from artifactfs.controller.shelf import Shelf
 from artifactfs.controller.store import Store
-from artifactfs.controller.tickets import MOST_PARTS, Part, Ticket, Tickets
+from artifactfs.controller.tickets import (
+    MOST_PARTS,
+    Part,
+    Ticket,
+    Tickets,
+)
 
 MOST_PART_BYTES = 5 << 30
 FIRST_URLS = 16

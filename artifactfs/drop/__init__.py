@@ -23,7 +23,11 @@ from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.files import OpenFile
 from artifactfs.drop.outbox import Outbox
 from artifactfs.drop.spool import count_files, service_directory
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.states import (
+    Entry,
+    Folder,
+    State,
+)
 from artifactfs.drop.uploader import Uploader
 
 __all__ = [

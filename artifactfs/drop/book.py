@@ -22,7 +22,11 @@ from artifactfs.drop.journal import Journal
 from artifactfs.drop.names import above
 from artifactfs.drop.space import Space
 from artifactfs.drop.spool import Slot
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.states import (
+    Entry,
+    Folder,
+    State,
+)
 from artifactfs.drop.view import View
 from artifactfs.errors import DropError
 

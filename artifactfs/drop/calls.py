@@ -7,8 +7,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from artifactfs.artifact import Artifact
-from artifactfs.remote import Body, DirectTicket, MultipartState, MultipartTicket, PartUrl
+from artifactfs.model import Artifact
+from artifactfs.remote import (
+    Body,
+    DirectTicket,
+    MultipartState,
+    MultipartTicket,
+    PartUrl,
+)
 
 
 class Uploads(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 
-from artifactfs.artifact import Artifact
+from artifactfs.model import Artifact
 
 RETENTION = timedelta(days=7)
 _ROUNDING = timedelta(milliseconds=10)

@@ -27,7 +27,11 @@ from artifactfs.drop.folders import Folders
 from artifactfs.drop.hashing import KeptHashes
 from artifactfs.drop.names import checked, parent_of
 from artifactfs.drop.spool import Slot
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.states import (
+    Entry,
+    Folder,
+    State,
+)
 from artifactfs.errors import ArtifactfsError, DropError
 
 QUIET_S = 0.1

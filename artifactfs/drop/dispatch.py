@@ -8,14 +8,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from artifactfs.artifact import Artifact
 from artifactfs.clock import Clock
 from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.book import Book
 from artifactfs.drop.hashing import KeptHashes, RollingHash
-from artifactfs.drop.states import IN_FLIGHT, Entry, State
+from artifactfs.drop.states import (
+    IN_FLIGHT,
+    Entry,
+    State,
+)
 from artifactfs.drop.uploader import Arrival
 from artifactfs.drop.worker import Work
+from artifactfs.model import Artifact
 
 _TO_GO = frozenset({State.QUEUED, *IN_FLIGHT})
 

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactfs import system
+from artifactfs.byte_range import ByteRange
 from artifactfs.drop.callers import LastWriter
 from artifactfs.drop.copying import copy_attributes, copy_file
 from artifactfs.drop.durable import begin_write_back
@@ -37,8 +38,12 @@ from artifactfs.drop.hashing import RollingHash
 from artifactfs.drop.missing import MissingRanges, is_loss
 from artifactfs.drop.states import Entry
 from artifactfs.errors import SpoolFull
-from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE, fallocate
-from artifactfs.spans import Span
+from artifactfs.system import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+    fallocate,
+)
 
 SEND_ON_BYTES = 16 << 20
 _WRITERS = os.O_WRONLY | os.O_RDWR
@@ -126,7 +131,7 @@ class Spooled:
 
     def write(self, offset: int, data: bytes | memoryview) -> int:
         """Write all of it, or raise: `SpoolFull`, `OSError`."""
-        span = Span(offset, offset + len(data))
+        span = ByteRange(offset, offset + len(data))
         with self._changing(span, span.stop):
             self._write_all(offset, data)
             self._missing.arrived(span)
@@ -145,7 +150,7 @@ class Spooled:
         copied = 0
         with self.lock:
             try:
-                with self._changing(Span(offset, offset + size_bytes), offset + size_bytes):
+                with self._changing(ByteRange(offset, offset + size_bytes), offset + size_bytes):
                     try:
                         while copied < size_bytes:
                             count = system.copy_range(
@@ -158,7 +163,7 @@ class Spooled:
                     finally:
                         self._changed(offset, offset + copied)
             finally:  # also where it failed: only the rest is missing then
-                self._missing.arrived(Span(offset, offset + copied))
+                self._missing.arrived(ByteRange(offset, offset + copied))
         return copied
 
     def allocate(self, mode: int, offset: int, size_bytes: int) -> None:
@@ -169,10 +174,10 @@ class Spooled:
         """
         if mode not in _ALLOCATIONS:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        span = Span(offset, offset + size_bytes)
+        span = ByteRange(offset, offset + size_bytes)
         grows = not mode & KEEP_SIZE
         clears = bool(mode & (PUNCH_HOLE | ZERO_RANGE))
-        asked = span if grows or clears else Span(offset, offset)
+        asked = span if grows or clears else ByteRange(offset, offset)
         with self._changing(asked, span.stop if grows else 0, zeros=not clears):
             try:
                 fallocate(self._descriptor, mode, offset, size_bytes)
@@ -181,7 +186,7 @@ class Spooled:
             self._missing.arrived(asked, zeros=not clears)
 
     @contextlib.contextmanager
-    def _changing(self, span: Span, size_bytes: int, *, zeros: bool = False) -> Iterator[None]:
+    def _changing(self, span: ByteRange, size_bytes: int, *, zeros: bool = False) -> Iterator[None]:
         """Change the bytes of `span`, after which the file is to have `size_bytes` at least.
 
         The block does it, with `lock` held, the row open and the room reserved. If it fails for
@@ -207,7 +212,7 @@ class Spooled:
                 if unused_bytes:
                     self._keeper.reserve(-unused_bytes)
 
-    def _miss(self, span: Span, *, zeros: bool = False) -> None:
+    def _miss(self, span: ByteRange, *, zeros: bool = False) -> None:
         """Note that `span` did not get to the disk, in the row as well while that is open."""
         self._missing.add(span, zeros=zeros)
         if self._writing and not self._durable:
@@ -249,7 +254,7 @@ class Spooled:
         """Cut or extend. Raises `SpoolFull`, `OSError`."""
         with self.lock:
             before_bytes = self._size_bytes
-            changed = Span(min(before_bytes, size_bytes), max(before_bytes, size_bytes))
+            changed = ByteRange(min(before_bytes, size_bytes), max(before_bytes, size_bytes))
             grows = size_bytes > before_bytes
             with self._changing(changed, size_bytes, zeros=grows):
                 os.ftruncate(self._descriptor, size_bytes)
@@ -317,7 +322,7 @@ class Spooled:
         except OSError as error:
             self._lost = error
             with self.lock:  # which bytes it was about is not known
-                self._miss(Span(0, self._size_bytes))
+                self._miss(ByteRange(0, self._size_bytes))
             raise
 
     def fsync(self) -> None:

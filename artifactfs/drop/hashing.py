@@ -20,8 +20,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from artifactfs import system
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import Cancelled
-from artifactfs.spans import Span
 
 INLINE_BYTES = 128 << 10
 PIECE_BYTES = 4 << 20
@@ -135,14 +135,14 @@ class RollingHash:
             if descriptor >= 0:
                 os.close(descriptor)
 
-    def _claim(self, least_bytes: int) -> Span | None:
+    def _claim(self, least_bytes: int) -> ByteRange | None:
         with self._lock:
             start = self._claimed_bytes
             stop = min(self._written_bytes, start + PIECE_BYTES)
             if self._broken or stop - start < least_bytes:
                 return None
             self._claimed_bytes = stop
-            return Span(start, stop)
+            return ByteRange(start, stop)
 
 
 def hash_file(path: Path, cancelled: threading.Event, sent: Sent | None = None) -> tuple[str, int]:

@@ -23,7 +23,12 @@ from typing import Any
 from artifactfs import system
 from artifactfs.drop.durable import GroupSync, sync_directory
 from artifactfs.drop.schema import disk_error, open_database
-from artifactfs.drop.states import MOVES, Entry, Folder, State
+from artifactfs.drop.states import (
+    MOVES,
+    Entry,
+    Folder,
+    State,
+)
 from artifactfs.errors import DropError
 
 _COLUMNS = (

@@ -18,8 +18,8 @@ from __future__ import annotations
 import errno
 import itertools
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import SpoolFull
-from artifactfs.spans import Span
 
 MAX_RANGES = 64
 _BYTES, _ZEROS = "w", "z"
@@ -41,18 +41,18 @@ class MissingRanges:
 
     def __init__(self, text: str = "") -> None:
         """`text` is what `str` gave for these ranges."""
-        self._bytes: list[Span] = []
-        self._zeros: list[Span] = []
+        self._bytes: list[ByteRange] = []
+        self._zeros: list[ByteRange] = []
         for word in text.split():
             start, _, stop = word[1:].partition("-")
-            self.add(Span(int(start), int(stop)), zeros=word[0] == _ZEROS)
+            self.add(ByteRange(int(start), int(stop)), zeros=word[0] == _ZEROS)
 
     def __str__(self) -> str:
         words = [f"{_BYTES}{one.start}-{one.stop}" for one in self._bytes]
         words += [f"{_ZEROS}{one.start}-{one.stop}" for one in self._zeros]
         return " ".join(words)
 
-    def add(self, span: Span, *, zeros: bool = False) -> None:
+    def add(self, span: ByteRange, *, zeros: bool = False) -> None:
         """Note that this range did not get there."""
         if not span:
             return
@@ -61,7 +61,7 @@ class MissingRanges:
         else:
             self._bytes = _bounded([*self._bytes, span])
 
-    def arrived(self, span: Span, *, zeros: bool = False) -> None:
+    def arrived(self, span: ByteRange, *, zeros: bool = False) -> None:
         """Note that this range was written; or only allocated, or extended over."""
         if self._zeros:
             self._zeros = _bounded(_without(self._zeros, span))
@@ -79,26 +79,26 @@ class MissingRanges:
         return min((one.start for one in (*self._bytes, *self._zeros)), default=None)
 
 
-def _bounded(spans: list[Span]) -> list[Span]:
+def _bounded(spans: list[ByteRange]) -> list[ByteRange]:
     """The same ranges in order, joined where they touch; at most `MAX_RANGES` of them."""
-    joined: list[Span] = []
+    joined: list[ByteRange] = []
     for span in sorted(spans):
         if joined and span.start <= joined[-1].stop:
-            joined[-1] = Span(joined[-1].start, max(joined[-1].stop, span.stop))
+            joined[-1] = ByteRange(joined[-1].start, max(joined[-1].stop, span.stop))
         else:
             joined.append(span)
     while len(joined) > MAX_RANGES:
         gaps = [after.start - before.stop for before, after in itertools.pairwise(joined)]
         first = gaps.index(min(gaps))
-        joined[first : first + 2] = [Span(joined[first].start, joined[first + 1].stop)]
+        joined[first : first + 2] = [ByteRange(joined[first].start, joined[first + 1].stop)]
     return joined
 
 
-def _without(spans: list[Span], gone: Span) -> list[Span]:
+def _without(spans: list[ByteRange], gone: ByteRange) -> list[ByteRange]:
     left = []
     for span in spans:
-        before = Span(span.start, max(span.start, min(span.stop, gone.start)))
-        after = Span(min(span.stop, max(span.start, gone.stop)), span.stop)
+        before = ByteRange(span.start, max(span.start, min(span.stop, gone.start)))
+        after = ByteRange(min(span.stop, max(span.start, gone.stop)), span.stop)
         if before.stop >= after.start:  # they do not overlap
             left.append(span)
         else:

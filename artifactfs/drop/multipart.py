@@ -24,14 +24,24 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.drop.calls import Uploads
 from artifactfs.drop.gate import Gate
-from artifactfs.drop.shipment import Ledger, Shipment, Watch
+from artifactfs.drop.shipment import (
+    Ledger,
+    Shipment,
+    Watch,
+)
 from artifactfs.drop.turns import Lane
-from artifactfs.errors import Cancelled, Conflict, Gone, NotAllowed, RemoteError
+from artifactfs.errors import (
+    Cancelled,
+    Conflict,
+    Gone,
+    NotAllowed,
+    RemoteError,
+)
+from artifactfs.model import Artifact
 from artifactfs.remote import PartUrl
-from artifactfs.spans import Span
 
 URLS_AT_ONCE = 64
 _TRIES_OF_URL = 3
@@ -211,10 +221,10 @@ class _Parts:
         """The parts that are not on the service."""
         return [n for n in range(1, self._part_count + 1) if n not in self.arrived]
 
-    def span(self, number: int) -> Span:
+    def span(self, number: int) -> ByteRange:
         """The bytes of a part."""
         start = (number - 1) * self._part_size_bytes
-        return Span(start, min(start + self._part_size_bytes, self.shipment.size_bytes))
+        return ByteRange(start, min(start + self._part_size_bytes, self.shipment.size_bytes))
 
     def forget_url(self, url: PartUrl) -> None:
         """It has expired, and so have those that came with it."""

@@ -23,9 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from artifactfs.artifact import Artifact
 from artifactfs.clock import SYSTEM_CLOCK, Clock
-from artifactfs.config import DropConfig, SpoolConfig, UploadConfig
+from artifactfs.config import (
+    DropConfig,
+    SpoolConfig,
+    UploadConfig,
+)
 from artifactfs.drop import callers
 from artifactfs.drop.audit import AuditLog
 from artifactfs.drop.book import Book
@@ -40,14 +43,23 @@ from artifactfs.drop.preview import preview
 from artifactfs.drop.recovery import recover
 from artifactfs.drop.renames import Renames
 from artifactfs.drop.space import Space
-from artifactfs.drop.spool import DISK_ERRORS, Slot, claim
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.spool import (
+    DISK_ERRORS,
+    Slot,
+    claim,
+)
+from artifactfs.drop.states import (
+    Entry,
+    Folder,
+    State,
+)
 from artifactfs.drop.sweeper import Sweeper
 from artifactfs.drop.uploader import Uploader
 from artifactfs.drop.view import Tally, View
 from artifactfs.drop.waiting import Waiting
 from artifactfs.drop.worker import Worker
 from artifactfs.errors import NotUploaded, TimedOut
+from artifactfs.model import Artifact
 
 SYNC_S = 3600.0
 _JOIN_S = 5.0

@@ -21,7 +21,11 @@ from collections.abc import Iterable
 from artifactfs.drop.journal import Journal
 from artifactfs.drop.names import PATH_MOST_BYTES, checked
 from artifactfs.drop.spool import Slot, remove_slot
-from artifactfs.drop.states import IN_FLIGHT, Entry, State
+from artifactfs.drop.states import (
+    IN_FLIGHT,
+    Entry,
+    State,
+)
 from artifactfs.drop.takeover import FreeNames, take_over
 
 NEVER_CLOSED = "its writer had not closed it when the mount ended"

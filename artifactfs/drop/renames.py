@@ -17,8 +17,17 @@ from collections.abc import Iterator, Sequence
 from artifactfs.drop.book import Book, refuse
 from artifactfs.drop.desk import Desk
 from artifactfs.drop.folders import Folders
-from artifactfs.drop.names import checked, lies_below, parent_of
-from artifactfs.drop.states import IN_FLIGHT, Entry, Folder, State
+from artifactfs.drop.names import (
+    checked,
+    lies_below,
+    parent_of,
+)
+from artifactfs.drop.states import (
+    IN_FLIGHT,
+    Entry,
+    Folder,
+    State,
+)
 
 RENAME_NOREPLACE = 1
 _UNDER_ITS_NAME = frozenset({*IN_FLIGHT, State.UPLOADED})

@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.drop.turns import Lane
 from artifactfs.errors import BadAnswer
 from artifactfs.remote import FileBody
-from artifactfs.spans import Span
 
 Sent = Callable[[int, int], None]
 
@@ -35,13 +35,13 @@ class Shipment:
     since: datetime | None = None
     known_id: str | None = None
 
-    def body(self, span: Span) -> FileBody:
+    def body(self, span: ByteRange) -> FileBody:
         """A part of it."""
         return FileBody(self.path, span)
 
     def whole(self) -> FileBody:
         """All of it."""
-        return FileBody(self.path, Span(0, self.size_bytes))
+        return FileBody(self.path, ByteRange(0, self.size_bytes))
 
 
 class OlderArtifact(BadAnswer):

@@ -30,7 +30,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from artifactfs import system
-from artifactfs.drop.durable import GroupSync, make_directory, sync_directory
+from artifactfs.drop.durable import (
+    GroupSync,
+    make_directory,
+    sync_directory,
+)
 from artifactfs.errors import DropError
 
 MOST_SLOTS = 1000

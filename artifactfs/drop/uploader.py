@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from artifactfs.artifact import Artifact
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.config import UploadConfig
 from artifactfs.drop.calls import Uploads
@@ -53,6 +52,7 @@ from artifactfs.errors import (
     Unreachable,
     Unsupported,
 )
+from artifactfs.model import Artifact
 from artifactfs.remote import DirectTicket
 
 _TRIES_OF_URL = 3

@@ -16,8 +16,17 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from artifactfs.drop.names import TemporaryNames, above, lies_below, parent_of
-from artifactfs.drop.states import Entry, Folder, State
+from artifactfs.drop.names import (
+    TemporaryNames,
+    above,
+    lies_below,
+    parent_of,
+)
+from artifactfs.drop.states import (
+    Entry,
+    Folder,
+    State,
+)
 
 ROOT_ID = 0
 

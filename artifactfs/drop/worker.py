@@ -22,12 +22,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from artifactfs.artifact import Artifact
 from artifactfs.clock import Clock
 from artifactfs.drop.hashing import RollingHash, hash_file
 from artifactfs.drop.journal import Journal
 from artifactfs.drop.shipment import Shipment, Watch
-from artifactfs.drop.states import IN_FLIGHT, Entry, State
+from artifactfs.drop.states import (
+    IN_FLIGHT,
+    Entry,
+    State,
+)
 from artifactfs.drop.turns import Lane, Turns
 from artifactfs.drop.uploader import Arrival, Uploader
 from artifactfs.errors import (
@@ -42,6 +45,7 @@ from artifactfs.errors import (
     TokenRejected,
     Unreachable,
 )
+from artifactfs.model import Artifact
 
 FIRST_PAUSE_S = 1.0
 MOST_PAUSE_S = 60.0

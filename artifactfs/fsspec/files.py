@@ -21,10 +21,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fsspec.spec import AbstractBufferedFile
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Content
 from artifactfs.fsspec.rooms import Rooms, read
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 if TYPE_CHECKING:
     from artifactfs.fsspec.filesystem import ArtifactFileSystem
@@ -55,7 +55,7 @@ class Reader(AbstractBufferedFile):
     def _fetch_range(self, start: int, end: int) -> bytes:
         if os.getpid() != self._process:  # a fork has taken the file along, but not the cache
             self._rooms, self._content = self._opened(self.fs)
-        span = Span(start, max(start, end)).clip(self.size)
+        span = ByteRange(start, max(start, end)).clip(self.size)
         with self.fs.os_errors(self.path):
             return read(self._content, span)
 

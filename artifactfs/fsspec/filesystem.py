@@ -28,12 +28,21 @@ from typing import Any, ClassVar, NoReturn
 from fsspec.callbacks import DEFAULT_CALLBACK
 from fsspec.spec import AbstractFileSystem
 
-from artifactfs.artifact import Artifact
 from artifactfs.config import key_of_option, load
-from artifactfs.errors import ArtifactfsError, ConfigError, errno_of
+from artifactfs.errors import (
+    ArtifactfsError,
+    ConfigError,
+    errno_of,
+)
 from artifactfs.fsspec.files import Reader, Writer
 from artifactfs.fsspec.listing import Folder, Snapshot
-from artifactfs.fsspec.rooms import PIECE_BYTES, Rooms, Wanted, rooms_of
+from artifactfs.fsspec.rooms import (
+    PIECE_BYTES,
+    Rooms,
+    Wanted,
+    rooms_of,
+)
+from artifactfs.model import Artifact
 
 _OPTIONS_OF_FSSPEC = {
     "asynchronous",

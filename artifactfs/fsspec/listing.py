@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from artifactfs.artifact import Artifact
 from artifactfs.assembly import names_of
 from artifactfs.errors import TimedOut, Unreachable
+from artifactfs.model import Artifact
 
 AGAIN_S: Final = 1.0
 KNOWN_S: Final = 10.0

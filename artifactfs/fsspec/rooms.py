@@ -23,13 +23,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from artifactfs.artifact import Artifact
 from artifactfs.assembly import Client
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Content
 from artifactfs.config import Config
-from artifactfs.errors import ArtifactfsError, TimedOut, Unreachable
+from artifactfs.errors import (
+    ArtifactfsError,
+    TimedOut,
+    Unreachable,
+)
 from artifactfs.fsspec.listing import Listing
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 PIECE_BYTES: Final = 4 << 20
 
@@ -42,10 +46,10 @@ class Wanted:
     start: int | None
     stop: int | None
 
-    def span_of(self, content: Content) -> Span:
+    def span_of(self, content: Content) -> ByteRange:
         """The bytes that are meant."""
         start, stop, _ = slice(self.start, self.stop).indices(content.size_bytes or 0)
-        return Span(start, max(start, stop))
+        return ByteRange(start, max(start, stop))
 
 
 class Rooms:
@@ -105,7 +109,7 @@ class _Asked:
 
     def __init__(self, opened: Content | ArtifactfsError, wanted: Wanted) -> None:
         self._opened = opened
-        self._span = Span(0, 0)
+        self._span = ByteRange(0, 0)
         if isinstance(opened, Content):
             self._span = wanted.span_of(opened)
             opened.request(self._span, _ignore)
@@ -123,7 +127,7 @@ class _Asked:
         return in_vain if data is None else data
 
 
-def read(content: Content, span: Span) -> bytes:
+def read(content: Content, span: ByteRange) -> bytes:
     """The bytes of a span of any length: each piece has the read time-out for itself."""
     if len(span) <= PIECE_BYTES:
         return content.read(span.start, span.stop)

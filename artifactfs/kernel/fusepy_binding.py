@@ -44,7 +44,11 @@ from artifactfs import system
 from artifactfs.errors import MountError
 from artifactfs.kernel.binding import SUBTYPE, MountOptions
 from artifactfs.kernel.mount_table import find_mount
-from artifactfs.kernel.mounting import check_fuse, clean_stale, load_library
+from artifactfs.kernel.mounting import (
+    check_fuse,
+    clean_stale,
+    load_library,
+)
 from artifactfs.kernel.native.patience import Wish, wish_of
 from artifactfs.kernel.operations import Operations, Owner
 from artifactfs.kernel.replies import Replies

@@ -28,7 +28,12 @@ from typing import Any
 
 import fuse
 
-from artifactfs.kernel.operations import NAME_MAX_BYTES, NameMovedOn, Operations, mode_of
+from artifactfs.kernel.operations import (
+    NAME_MAX_BYTES,
+    NameMovedOn,
+    Operations,
+    mode_of,
+)
 from artifactfs.kernel.replies import Replies
 
 ENCODING = "artifactfs_names"

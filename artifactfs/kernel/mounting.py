@@ -32,7 +32,13 @@ from artifactfs.kernel.mount_table import (
     real_location,
 )
 from artifactfs.kernel.undead import is_undead
-from artifactfs.kernel.unmounting import abort, can_mount, fusermount, kept_by, unmount
+from artifactfs.kernel.unmounting import (
+    abort,
+    can_mount,
+    fusermount,
+    kept_by,
+    unmount,
+)
 
 __all__ = [
     "Mounted",

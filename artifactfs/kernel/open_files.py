@@ -28,7 +28,11 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from artifactfs.tree.node import Directory, Handle, Node
+from artifactfs.tree.node import (
+    Directory,
+    Handle,
+    Node,
+)
 
 REMEMBERED_PATHS = 32_768
 _HIDDEN_NAME = re.compile(r"\.fuse_hidden[0-9a-f]{16}")

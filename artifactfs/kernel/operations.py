@@ -29,12 +29,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import Cancelled
 from artifactfs.kernel.native.patience import UNSEEN_S, Wish
 from artifactfs.kernel.native.pools import Pool
-from artifactfs.kernel.open_files import OpenFile, OpenFiles, Pin, hides, is_hidden_name
+from artifactfs.kernel.open_files import (
+    OpenFile,
+    OpenFiles,
+    Pin,
+    hides,
+    is_hidden_name,
+)
 from artifactfs.kernel.replies import Replies
-from artifactfs.spans import Span
 from artifactfs.system import NO_ATTRIBUTE
 from artifactfs.tree.node import (
     AttributeChange,
@@ -400,7 +406,7 @@ class Operations:
             arrived.set()
 
         caller = _Caller(self._wish)
-        ticket = handle.request(Span(start, stop), done)
+        ticket = handle.request(ByteRange(start, stop), done)
         if ticket is None:
             act = partial(handle.read, start, stop)
             return act() if is_local else self._wait_for(act)

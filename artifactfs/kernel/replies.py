@@ -20,7 +20,11 @@ from typing import TypeVar
 
 from cachetools import TTLCache
 
-from artifactfs.errors import ArtifactfsError, Cancelled, errno_of
+from artifactfs.errors import (
+    ArtifactfsError,
+    Cancelled,
+    errno_of,
+)
 from artifactfs.system import NO_ATTRIBUTE
 
 T = TypeVar("T")

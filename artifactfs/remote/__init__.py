@@ -8,8 +8,16 @@ people's URLs. ``url`` parses every URL, ``targets`` remembers where downloads w
 ``encoding`` decodes bodies in a content coding.
 """
 
-from artifactfs.remote.bodies import Body, FileBody, Progress
-from artifactfs.remote.download import Delivered, Downloader, Probe
+from artifactfs.remote.bodies import (
+    Body,
+    FileBody,
+    Progress,
+)
+from artifactfs.remote.download import (
+    Delivered,
+    Downloader,
+    Probe,
+)
 from artifactfs.remote.events import EventStream, TooLargeEvent
 from artifactfs.remote.jobs import JobsApi
 from artifactfs.remote.service import Service

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from artifactfs.artifact import Artifact
 from artifactfs.errors import Gone, Unsupported
+from artifactfs.model import Artifact
 from artifactfs.remote import wire, wire_listed
 from artifactfs.remote.encoding import codings_of
 from artifactfs.remote.header_values import http_date, whole_number

@@ -18,8 +18,8 @@ import requests.adapters
 import urllib3
 from urllib3.connection import HTTPConnection
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import Cancelled
-from artifactfs.spans import Span
 
 PIECE_BYTES = 512 << 10
 
@@ -44,7 +44,7 @@ class FileBody:
     """The bytes `span` of a local file."""
 
     path: Path
-    span: Span
+    span: ByteRange
 
     @property
     def size_bytes(self) -> int:

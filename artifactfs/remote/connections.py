@@ -24,7 +24,11 @@ import requests
 import urllib3.connection
 import urllib3.exceptions
 
-from artifactfs.remote.connection import Connection, Head, NotPlain
+from artifactfs.remote.connection import (
+    Connection,
+    Head,
+    NotPlain,
+)
 from artifactfs.remote.peers import CheckedPeers
 from artifactfs.remote.url import Url
 

@@ -31,7 +31,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Protocol
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import (
     BadAnswer,
     Cancelled,
@@ -43,15 +43,19 @@ from artifactfs.errors import (
     TokenRejected,
     Unreachable,
 )
+from artifactfs.model import Artifact
 from artifactfs.remote.artifacts import ArtifactsApi
 from artifactfs.remote.encoding import codings_of, decoding
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.header_values import content_range, whole_number
 from artifactfs.remote.retry import Transient
-from artifactfs.remote.session import Answer, Session, redirected
+from artifactfs.remote.session import (
+    Answer,
+    Session,
+    redirected,
+)
 from artifactfs.remote.targets import Targets
 from artifactfs.remote.url import Url, segment
-from artifactfs.spans import Span
 
 MOST_REDIRECTS = 5
 MAX_SHARED_TARGETS = 5
@@ -127,7 +131,7 @@ class Hop:
 class _Course:
     """Where one download stands. For one thread."""
 
-    span: Span
+    span: ByteRange
     position: int
     etag: str | None = None
     size_bytes: int | None = None
@@ -150,13 +154,13 @@ class Downloader:
         head = self._artifacts.head(artifact.id) if artifact.external_url is None else None
         if head is not None and head.size_bytes is not None:
             return Probe(head.size_bytes, head.etag)
-        done = self.stream(artifact, Span(0, 1), Nothing())
+        done = self.stream(artifact, ByteRange(0, 1), Nothing())
         return Probe(done.size_bytes, done.etag)
 
     def stream(
         self,
         artifact: Artifact,
-        span: Span,
+        span: ByteRange,
         sink: Sink,
         *,
         cancelled: threading.Event | None = None,

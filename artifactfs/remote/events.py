@@ -22,12 +22,20 @@ from typing import Any
 
 import requests
 
-from artifactfs.errors import Cancelled, Unreachable, Unsupported
-from artifactfs.job import StreamEvent
+from artifactfs.errors import (
+    Cancelled,
+    Unreachable,
+    Unsupported,
+)
+from artifactfs.model import StreamEvent
 from artifactfs.remote.encoding import codings_of
 from artifactfs.remote.retry import Backoff, Transient
 from artifactfs.remote.session import Session
-from artifactfs.remote.sse import MOST_FRAME_BYTES, Event, Parser
+from artifactfs.remote.sse import (
+    MOST_FRAME_BYTES,
+    Event,
+    Parser,
+)
 
 PATIENCE_S = 10.0
 MOST_PAUSE_S = 30.0

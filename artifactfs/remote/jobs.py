@@ -10,8 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from artifactfs.errors import BadAnswer, Conflict, Gone, TooLarge
-from artifactfs.job import Change, Job, StreamEvent, Task
+from artifactfs.errors import (
+    BadAnswer,
+    Conflict,
+    Gone,
+    TooLarge,
+)
+from artifactfs.model import (
+    Change,
+    Job,
+    StreamEvent,
+    Task,
+)
 from artifactfs.remote import wire, wire_jobs
 from artifactfs.remote.events import PATIENCE_S, EventStream
 from artifactfs.remote.paging import pages

@@ -66,7 +66,11 @@ from artifactfs.remote.encoding import decoding, read_all
 from artifactfs.remote.header_values import http_date
 from artifactfs.remote.peers import CheckedPeers, CheckPeer
 from artifactfs.remote.retry import Retry, Transient
-from artifactfs.remote.url import Url, of_header, parse
+from artifactfs.remote.url import (
+    Url,
+    of_header,
+    parse,
+)
 from artifactfs.token import Secret, TokenSource
 
 T = TypeVar("T")

@@ -13,14 +13,27 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from urllib.parse import quote
 
-from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer, Gone
+from artifactfs.model import Artifact
 from artifactfs.remote import wire, wire_listed
-from artifactfs.remote.bodies import Body, Progress, Sending
+from artifactfs.remote.bodies import (
+    Body,
+    Progress,
+    Sending,
+)
 from artifactfs.remote.encoding import decoding, read_all
-from artifactfs.remote.session import MOST_ANSWER_BYTES, Session, redirected
+from artifactfs.remote.session import (
+    MOST_ANSWER_BYTES,
+    Session,
+    redirected,
+)
 from artifactfs.remote.url import Url, segment
-from artifactfs.remote.wire import DirectTicket, MultipartState, MultipartTicket, PartUrl
+from artifactfs.remote.wire import (
+    DirectTicket,
+    MultipartState,
+    MultipartTicket,
+    PartUrl,
+)
 
 _LISTED = 1000
 _IN_ONE_PIECE_BYTES = 64 << 10

@@ -29,8 +29,8 @@ from datetime import UTC, datetime, timedelta
 from sys import intern
 from typing import Any, TypeVar
 
-from artifactfs.artifact import Artifact
 from artifactfs.errors import BadAnswer
+from artifactfs.model import Artifact
 
 RETENTION = timedelta(days=7)
 MOST_WORDS = 300

@@ -17,7 +17,11 @@ from datetime import datetime
 from typing import Any
 
 from artifactfs.errors import BadAnswer
-from artifactfs.job import Change, Job, Task
+from artifactfs.model import (
+    Change,
+    Job,
+    Task,
+)
 from artifactfs.remote.wire import (
     MOST_SIZE_BYTES,
     Page,

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from artifactfs.artifact import Artifact
+from artifactfs.model import Artifact
 from artifactfs.remote import wire
 
 LISTS = ("artifacts", "items", "data")

@@ -25,12 +25,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import ContentGone, Gone
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 from artifactfs.tree import xattrs
 from artifactfs.tree.inodes import Numbered, SameByNumber
-from artifactfs.tree.node import Attributes, Done, File, Handle, Kind, Ticket, read_only
+from artifactfs.tree.node import (
+    Attributes,
+    Done,
+    File,
+    Handle,
+    Kind,
+    Ticket,
+    read_only,
+)
 from artifactfs.tree.rooms import Content, Usage
 
 if TYPE_CHECKING:
@@ -126,7 +134,7 @@ class ArtifactHandle(Handle):
     def try_read(self, start: int, stop: int) -> bytes | None:
         return self._content.try_read(start, stop)
 
-    def request(self, span: Span, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> Ticket | None:
         def told(error: BaseException | None) -> None:
             done(self._stale(error) if isinstance(error, Gone) else error)
 

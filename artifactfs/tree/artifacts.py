@@ -19,17 +19,29 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
 from artifactfs.catalog.index import differences
 from artifactfs.clock import SYSTEM_CLOCK, Clock
+from artifactfs.model import Artifact
 from artifactfs.tree.artifact_files import ArtifactFile, nanoseconds
 from artifactfs.tree.commands import Commands
 from artifactfs.tree.folders import Folder, Folders
-from artifactfs.tree.inodes import Inodes, Numbered, SameByNumber, fixed_ino
+from artifactfs.tree.inodes import (
+    Inodes,
+    Numbered,
+    SameByNumber,
+    fixed_ino,
+)
 from artifactfs.tree.listed import Listed, Number
 from artifactfs.tree.names import odd_names, safe_name
-from artifactfs.tree.node import Attributes, Directory, Entry, EntryChanged, Kind, Node
+from artifactfs.tree.node import (
+    Attributes,
+    Directory,
+    Entry,
+    EntryChanged,
+    Kind,
+    Node,
+)
 from artifactfs.tree.rooms import Store
 
 DIRECTORY_LIFETIME_S = 1.0

@@ -22,10 +22,10 @@ from __future__ import annotations
 import errno
 import os
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
 from artifactfs.catalog.jobs import Jobs
 from artifactfs.errors import TimedOut
+from artifactfs.model import Artifact
 from artifactfs.tree.node import read_only
 from artifactfs.tree.orders import Orders, word_of
 from artifactfs.tree.rooms import Store

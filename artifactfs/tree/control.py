@@ -28,7 +28,16 @@ from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.commands import Commands
 from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.names import joined
-from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node, read_only
+from artifactfs.tree.node import (
+    Attributes,
+    Directory,
+    Entry,
+    File,
+    Handle,
+    Kind,
+    Node,
+    read_only,
+)
 from artifactfs.tree.orders import Orders
 from artifactfs.tree.rooms import Outbox, Store
 from artifactfs.tree.uploads import NO_UPLOADS, UploadsText

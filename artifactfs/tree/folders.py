@@ -35,8 +35,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from operator import attrgetter
 
-from artifactfs.artifact import Artifact
-from artifactfs.tree.names import joined, odd_names, parted, safe_path, tagged, untagged
+from artifactfs.model import Artifact
+from artifactfs.tree.names import (
+    joined,
+    odd_names,
+    parted,
+    safe_path,
+    tagged,
+    untagged,
+)
 
 MANY = 500  # from so many on it pays to look for the fresh ones
 

@@ -28,21 +28,44 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import Document, Jobs, Page
+from artifactfs.catalog.jobs import (
+    Document,
+    Jobs,
+    Page,
+)
 from artifactfs.clock import Clock
 from artifactfs.errors import RemoteError, TimedOut
-from artifactfs.job import Job, Task
+from artifactfs.model import Artifact, Job, Task
 from artifactfs.tree import xattrs
 from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.commands import Commands
 from artifactfs.tree.folders import names_of
 from artifactfs.tree.inodes import SameByNumber, fixed_ino
 from artifactfs.tree.listed import Listed
-from artifactfs.tree.names import decoded, is_shortened, joined, safe_name
-from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Link, Node
-from artifactfs.tree.texts import Growing, LogFile, TextHandle, blocks, refuse_writing
+from artifactfs.tree.names import (
+    decoded,
+    is_shortened,
+    joined,
+    safe_name,
+)
+from artifactfs.tree.node import (
+    Attributes,
+    Directory,
+    Entry,
+    File,
+    Handle,
+    Kind,
+    Link,
+    Node,
+)
+from artifactfs.tree.texts import (
+    Growing,
+    LogFile,
+    TextHandle,
+    blocks,
+    refuse_writing,
+)
 
 JOBS = "jobs"
 DIRECTORY_LIFETIME_S = 1.0

@@ -12,7 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar, overload
 
-from artifactfs.tree.node import Entry, Kind, Node, kind_of
+from artifactfs.tree.node import (
+    Entry,
+    Kind,
+    Node,
+    kind_of,
+)
 
 T = TypeVar("T")
 

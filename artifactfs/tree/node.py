@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NoReturn, Protocol
 
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 
 FOREVER_S = 86_400.0
 
@@ -264,7 +264,7 @@ class Handle(ABC):
         _ = start, stop
         return None
 
-    def request(self, span: Span, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> Ticket | None:
         """Ask for bytes that `try_read` did not have; `done` is called from another thread.
 
         After ``done(None)`` `read` has the bytes without waiting for the network. None: this handle

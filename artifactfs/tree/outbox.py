@@ -24,9 +24,17 @@ import threading
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-from artifactfs.tree import commands, rooms, xattrs
+from artifactfs.tree import (
+    commands,
+    rooms,
+    xattrs,
+)
 from artifactfs.tree.commands import Commands
-from artifactfs.tree.inodes import SameByNumber, drop_ino, fixed_ino
+from artifactfs.tree.inodes import (
+    SameByNumber,
+    drop_ino,
+    fixed_ino,
+)
 from artifactfs.tree.names import joined, parted
 from artifactfs.tree.node import (
     AttributeChange,

@@ -22,7 +22,11 @@ from artifactfs.tree.jobs import (
     StillDirectory,
     TextLink,
 )
-from artifactfs.tree.names import decoded, joined, safe_name
+from artifactfs.tree.names import (
+    decoded,
+    joined,
+    safe_name,
+)
 from artifactfs.tree.node import Entry, Node
 from artifactfs.tree.texts import Growing, LogFile
 

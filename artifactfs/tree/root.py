@@ -20,10 +20,23 @@ from artifactfs.catalog.jobs import Jobs
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.tree import commands
 from artifactfs.tree.artifact_files import nanoseconds
-from artifactfs.tree.artifacts import BY_ID, BY_SHA256, Artifacts
-from artifactfs.tree.control import CONTROL, Control, ControlDirectory, Facts
+from artifactfs.tree.artifacts import (
+    BY_ID,
+    BY_SHA256,
+    Artifacts,
+)
+from artifactfs.tree.control import (
+    CONTROL,
+    Control,
+    ControlDirectory,
+    Facts,
+)
 from artifactfs.tree.inodes import ROOT_INO, SameByNumber
-from artifactfs.tree.jobs import JOBS, JobRooms, JobsDirectory
+from artifactfs.tree.jobs import (
+    JOBS,
+    JobRooms,
+    JobsDirectory,
+)
 from artifactfs.tree.node import (
     FOREVER_S,
     Attributes,

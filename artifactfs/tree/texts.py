@@ -15,7 +15,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from artifactfs.tree.inodes import SameByNumber
-from artifactfs.tree.node import Attributes, File, Handle, Kind, read_only
+from artifactfs.tree.node import (
+    Attributes,
+    File,
+    Handle,
+    Kind,
+    read_only,
+)
 
 _BLOCK_BYTES = 512
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.config import BY_KEY, SETTINGS, key_of_option, load, read_duration, read_size
+from artifactfs.config import (
+    BY_KEY,
+    SETTINGS,
+    key_of_option,
+    load,
+    read_duration,
+    read_size,
+)
 from artifactfs.errors import ConfigError
 
 

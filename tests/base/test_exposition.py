@@ -10,12 +10,12 @@ import pytest
 
 from artifactfs.config import load
 from artifactfs.errors import ConfigError, MountError
-from artifactfs.exposition import Exposition
+from artifactfs.metrics import MetricsServer
 
 
 def test_each_request_gets_the_numbers_of_its_moment() -> None:
     texts = iter((b"one\n", b"two\n"))
-    with Exposition("127.0.0.1:0", lambda: next(texts)) as served:
+    with MetricsServer("127.0.0.1:0", lambda: next(texts)) as served:
         url = f"http://127.0.0.1:{served.port}"
         for expected in (b"one\n", b"two\n"):
             with urllib.request.urlopen(f"{url}/metrics?x=1", timeout=30) as answer:
@@ -28,7 +28,7 @@ def test_each_request_gets_the_numbers_of_its_moment() -> None:
 
 
 def test_a_client_that_goes_away_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
-    with Exposition("127.0.0.1:0", lambda: b"x\n") as served:
+    with MetricsServer("127.0.0.1:0", lambda: b"x\n") as served:
         for sent in (b"", b"GET /met", b"\xff\xff\r\n\r\n"):
             with socket.create_connection(("127.0.0.1", served.port), timeout=30) as client:
                 client.sendall(sent)
@@ -39,10 +39,10 @@ def test_a_client_that_goes_away_is_no_trouble(capfd: pytest.CaptureFixture[str]
 
 def test_an_address_that_is_taken_is_an_error() -> None:
     with (
-        Exposition("127.0.0.1:0", lambda: b"") as first,
+        MetricsServer("127.0.0.1:0", lambda: b"") as first,
         pytest.raises(MountError, match=r"served at .*in use"),
     ):
-        Exposition(f"127.0.0.1:{first.port}", lambda: b"")
+        MetricsServer(f"127.0.0.1:{first.port}", lambda: b"")
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import TokenMissing
-from artifactfs.spans import Span
-from artifactfs.token import NO_TOKEN, Secret, TokenSource
+from artifactfs.token import (
+    NO_TOKEN,
+    Secret,
+    TokenSource,
+)
 
-spans = st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda pair: Span(*sorted(pair)))
+spans = st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda pair: ByteRange(*sorted(pair)))
 
 
 @given(spans, spans)
-def test_spans_behave_like_sets_of_bytes(one: Span, other: Span) -> None:
+def test_spans_behave_like_sets_of_bytes(one: ByteRange, other: ByteRange) -> None:
     mine, theirs = (set(range(span.start, span.stop)) for span in (one, other))
     assert len(one) == len(mine)
     assert bool(one) == bool(mine)
@@ -27,7 +31,7 @@ def test_spans_behave_like_sets_of_bytes(one: Span, other: Span) -> None:
 
 
 @given(spans, st.integers(0, 99))
-def test_a_clipped_span_lies_inside_the_file(span: Span, size_bytes: int) -> None:
+def test_a_clipped_span_lies_inside_the_file(span: ByteRange, size_bytes: int) -> None:
     clipped = span.clip(size_bytes)
     inside = {offset for offset in range(span.start, span.stop) if offset < size_bytes}
     assert set(range(clipped.start, clipped.stop)) == inside
@@ -36,7 +40,7 @@ def test_a_clipped_span_lies_inside_the_file(span: Span, size_bytes: int) -> Non
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2)])
 def test_what_is_no_range_is_refused(start: int, stop: int) -> None:
     with pytest.raises(ValueError, match="not a byte range"):
-        Span(start, stop)
+        ByteRange(start, stop)
 
 
 def test_a_file_is_read_again_each_time(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from artifactfs.config import load
-from artifactfs.supervisor import NOBODY, Conversation, Supervisor, supervisor_of
+from artifactfs.systemd import (
+    NOBODY,
+    SystemdNotifier,
+    SystemdSession,
+    systemd_notifier,
+)
 
 
 class Manager:
@@ -39,7 +44,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def test_it_hears_that_the_mount_is_there_lives_and_ends(manager: Manager) -> None:
     beats = iter(("3 artifacts", "4 artifacts", *("5 artifacts" for _ in range(1000))))
-    watch = Conversation(Supervisor(manager.path, 0.04), lambda: True, lambda: next(beats))
+    watch = SystemdSession(SystemdNotifier(manager.path, 0.04), lambda: True, lambda: next(beats))
     watch.ready()
     assert manager.hears() == ["READY=1", "STATUS=3 artifacts", "WATCHDOG=1"]
     assert manager.hears() == ["STATUS=4 artifacts", "WATCHDOG=1"]
@@ -56,7 +61,7 @@ def test_it_hears_that_the_mount_is_there_lives_and_ends(manager: Manager) -> No
 
 
 def test_a_mount_that_does_not_answer_is_not_said_to_live(manager: Manager) -> None:
-    watch = Conversation(Supervisor(manager.path, 0.04), lambda: False, lambda: "well")
+    watch = SystemdSession(SystemdNotifier(manager.path, 0.04), lambda: False, lambda: "well")
     watch.ready()
     assert "READY=1" in manager.hears()
     for _ in range(3):
@@ -66,12 +71,12 @@ def test_a_mount_that_does_not_answer_is_not_said_to_live(manager: Manager) -> N
 
 def test_nobody_who_listens_is_no_trouble_and_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    watch = Conversation(NOBODY, lambda: True, lambda: "well")
+    watch = SystemdSession(NOBODY, lambda: True, lambda: "well")
     watch.ready()
     assert threading.active_count() == before
     watch.stopping("unmounted", 1)
     watch.close()
-    Supervisor(str(tmp_path / "nobody")).tell("READY=1")
+    SystemdNotifier(str(tmp_path / "nobody")).tell("READY=1")
 
 
 def test_an_abstract_address_is_reached() -> None:
@@ -79,17 +84,17 @@ def test_an_abstract_address_is_reached() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind("\0" + name)
         listening.settimeout(30)
-        Supervisor("@" + name).tell("READY=1")
+        SystemdNotifier("@" + name).tell("READY=1")
         assert listening.recv(100) == b"READY=1"
 
 
 def test_the_environment_says_who_listens_and_how_often() -> None:
     said = {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "1500000", "JOURNAL_STREAM": "1:2"}
-    assert supervisor_of(said, 7) == Supervisor("/run/n", 1.5, "1:2")
-    assert supervisor_of({**said, "WATCHDOG_PID": "7"}, 7).watchdog_s == 1.5
-    assert supervisor_of({**said, "WATCHDOG_PID": "8"}, 7).watchdog_s is None
+    assert systemd_notifier(said, 7) == SystemdNotifier("/run/n", 1.5, "1:2")
+    assert systemd_notifier({**said, "WATCHDOG_PID": "7"}, 7).watchdog_s == 1.5
+    assert systemd_notifier({**said, "WATCHDOG_PID": "8"}, 7).watchdog_s is None
     nonsense = {"NOTIFY_SOCKET": "vsock:1", "WATCHDOG_USEC": "soon"}
-    assert supervisor_of(nonsense, 7) == NOBODY
+    assert systemd_notifier(nonsense, 7) == NOBODY
     assert load(environ=said, files=()).supervisor.notify_socket == "/run/n"
 
 
@@ -97,7 +102,7 @@ def test_a_stream_that_leads_to_the_journal_is_known_by_its_inode(tmp_path: Path
     with (tmp_path / "stream").open("w") as stream:
         found = os.fstat(stream.fileno())
         journal = f"{found.st_dev}:{found.st_ino}"
-        assert Supervisor(journal=journal).reads(stream)
-        assert not Supervisor(journal="0:0").reads(stream)
+        assert SystemdNotifier(journal=journal).reads(stream)
+        assert not SystemdNotifier(journal="0:0").reads(stream)
         assert not NOBODY.reads(stream)
-    assert not Supervisor(journal=journal).reads(stream)  # closed
+    assert not SystemdNotifier(journal=journal).reads(stream)  # closed

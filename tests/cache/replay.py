@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.window import Window
-from artifactfs.spans import Span
 
 TRACES = Path(__file__).parent / "traces"
 PAGE_BYTES = 4096
@@ -36,10 +36,10 @@ class Trace:
     """
 
     size_bytes: int
-    events: tuple[tuple[int, Span | None], ...]
+    events: tuple[tuple[int, ByteRange | None], ...]
 
     @property
-    def reads(self) -> list[Span]:
+    def reads(self) -> list[ByteRange]:
         """The reads of all handles."""
         return [read for _, read in self.events if read is not None]
 
@@ -61,7 +61,7 @@ def load(name: str) -> Trace:
     return Trace(size_bytes, tuple(_events(lines, size_bytes)))
 
 
-def _events(lines: Iterable[str], size_bytes: int) -> Iterator[tuple[int, Span | None]]:
+def _events(lines: Iterable[str], size_bytes: int) -> Iterator[tuple[int, ByteRange | None]]:
     for line in lines:
         if line.endswith(" closed"):
             yield int(line.split()[0]), None
@@ -69,11 +69,11 @@ def _events(lines: Iterable[str], size_bytes: int) -> Iterator[tuple[int, Span |
         handle, page, pages, *times = line.split()
         start, length = int(page) * PAGE_BYTES, int(pages) * PAGE_BYTES
         for _ in range(int(times[0].removeprefix("x")) if times else 1):
-            yield int(handle), Span(start, start + length).clip(size_bytes)
+            yield int(handle), ByteRange(start, start + length).clip(size_bytes)
             start += length
 
 
-def made_of(size_bytes: int, reads: Iterable[Span]) -> Trace:
+def made_of(size_bytes: int, reads: Iterable[ByteRange]) -> Trace:
     """A trace of one handle, made up."""
     return Trace(size_bytes, tuple((1, read) for read in reads))
 
@@ -127,7 +127,7 @@ class _Wire:
         self.here_at_s: dict[int, float] = {}
         self.claimed: set[int] = set()
 
-    def claim(self, span: Span, *, urgent: bool) -> bool:
+    def claim(self, span: ByteRange, *, urgent: bool) -> bool:
         """Fetch what of it is neither here nor on its way; whether there was any."""
         grains = range(span.start // self._grain_bytes, -(-span.stop // self._grain_bytes))
         new = [grain for grain in grains if grain not in self.claimed]
@@ -141,7 +141,7 @@ class _Wire:
             heapq.heappush(self._queue, self._last)
         return bool(new)
 
-    def claim_ahead(self, spans: list[Span]) -> None:
+    def claim_ahead(self, spans: list[ByteRange]) -> None:
         """The same for what nobody waits for."""
         for span in spans:
             self.claim(span, urgent=False)
@@ -173,7 +173,7 @@ class _Wire:
         self.run(now_s)
         self._now_s = now_s
 
-    def whole_at_s(self, span: Span) -> float:
+    def whole_at_s(self, span: ByteRange) -> float:
         """When all of it is here."""
         self.run(self._now_s)
         grains = range(span.start // self._grain_bytes, -(-span.stop // self._grain_bytes))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import Cancelled, Unreachable
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -33,7 +33,7 @@ class Source:
         self.data = data
         self.piece_bytes = piece_bytes
         self.delivered_bytes = 0
-        self.requests: list[Span] = []
+        self.requests: list[ByteRange] = []
         self.fault: Callable[[int, bytes], bytes] = lambda offset, piece: piece
         self.gate = threading.Event()
         self.gate.set()
@@ -47,7 +47,7 @@ class Source:
     def stream(
         self,
         artifact: Artifact,
-        span: Span,
+        span: ByteRange,
         sink: Any,
         *,
         cancelled: threading.Event | None = None,

@@ -18,13 +18,17 @@ from typing import BinaryIO
 
 import pytest
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Content
 from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES, Sidecar
+from artifactfs.cache.sidecar import (
+    HEADER_BYTES,
+    SUM_BYTES,
+    Sidecar,
+)
 from artifactfs.errors import Cancelled
-from artifactfs.fallocate import fallocate
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
+from artifactfs.system import fallocate
 from tests.cache.source import Source, artifact_of
 from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
 from tests.helpers import wait_until
@@ -42,7 +46,7 @@ class Two:
     def probe(self, artifact: Artifact) -> object:
         return self._sources[artifact.sha256].probe(artifact)
 
-    def stream(self, artifact: Artifact, span: Span, sink: object, **more: object) -> None:
+    def stream(self, artifact: Artifact, span: ByteRange, sink: object, **more: object) -> None:
         self._sources[artifact.sha256].stream(artifact, span, sink, **more)  # type: ignore[arg-type]
 
 
@@ -273,7 +277,7 @@ def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
     arrived = threading.Event()
 
     def asked_before(*where: int) -> None:
-        content.request(Span(0, 10), lambda _: arrived.set())
+        content.request(ByteRange(0, 10), lambda _: arrived.set())
         arrived.wait(0.3)  # whoever would fetch it now has the time to
         fallocate(*where)
 
@@ -334,7 +338,7 @@ def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
             return self._real.hexdigest()
 
     monkeypatch.setattr("artifactfs.cache.verifier.hashlib", SimpleNamespace(sha256=Digest))
-    content.request(Span(0, len(DATA)), lambda _: None)
+    content.request(ByteRange(0, len(DATA)), lambda _: None)
     wait_until(lambda: freed)
     cache.close(store)  # ends the verifying thread
     assert freed == [len(DATA)]
@@ -353,7 +357,7 @@ def test_what_cannot_be_given_back_can_be_read_all_the_same(
 
     def impossible(*_: int) -> None:
         if asks:
-            content.request(Span(0, len(DATA)), lambda _: None)
+            content.request(ByteRange(0, len(DATA)), lambda _: None)
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr("artifactfs.cache.holes.fallocate", impossible)
@@ -451,7 +455,7 @@ class Endless(Source):
     def probe(self, artifact: Artifact) -> object:  # type: ignore[override]
         return type("Unknown", (), {"size_bytes": None})()
 
-    def stream(self, artifact: Artifact, span: Span, sink: object, **more: object) -> None:  # type: ignore[override]
+    def stream(self, artifact: Artifact, span: ByteRange, sink: object, **more: object) -> None:  # type: ignore[override]
         room = sink.room(0)  # type: ignore[attr-defined]
         room[:1000] = self.data[:1000]
         self.begun.set()
@@ -492,17 +496,17 @@ def test_one_who_hangs_does_not_hold_up_what_another_mount_is_fetching(cache: Ca
     other = cache.over(Source(DATA))
     theirs = other.open(artifact_of(DATA))
     (shared,) = other.all_open()
-    assert shared.intake.reserve(Span(0, len(DATA)), insist=False)
+    assert shared.intake.reserve(ByteRange(0, len(DATA)), insist=False)
     stuck = Source(OTHER)
     one = cache.over(Two(Source(DATA), stuck))
     mine = one.open(artifact_of(DATA))
     arrived = threading.Event()
-    mine.request(Span(1_500_000, 1_500_010), lambda _: arrived.set())
+    mine.request(ByteRange(1_500_000, 1_500_010), lambda _: arrived.set())
     stuck.gate.clear()
     hanging = one.open(artifact_of(OTHER))
-    hanging.request(Span(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
+    hanging.request(ByteRange(1_500_000, 1_500_010), lambda _: None)  # one flight, nothing ahead
     wait_until(lambda: stuck.requests)
-    shared.intake.free(Span(0, len(DATA)))
+    shared.intake.free(ByteRange(0, len(DATA)))
     assert arrived.wait(5)
     stuck.gate.set()
     for content in (mine, hanging, theirs):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.flights import FlightCrew
 from artifactfs.cache.lanes import SHORT_BYTES
-from artifactfs.spans import Span
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Queue:
 
     def start(self, name: str, blocks: int, *, urgent: bool = True) -> None:
         shared: Any = Content(name)
-        self._crew.start(shared, Span(0, blocks * SHORT_BYTES), urgent=urgent)
+        self._crew.start(shared, ByteRange(0, blocks * SHORT_BYTES), urgent=urgent)
 
     def take(self) -> str | None:
         taken = self._crew._take()

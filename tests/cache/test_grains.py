@@ -5,8 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.cache.grains import grain_count, grains_of, runs, span_of
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
+from artifactfs.cache.grains import (
+    grain_count,
+    grains_of,
+    runs,
+    span_of,
+)
 
 
 @given(st.lists(st.sampled_from([0, 1, 2]), max_size=30), st.integers(0, 2))
@@ -19,8 +24,8 @@ def test_runs_cover_exactly_the_grains_of_a_value(flags: list[int], value: int) 
 
 @given(st.integers(0, 10_000_000), st.integers(0, 10_000_000))
 def test_grains_and_spans_fit_each_other(start: int, length: int) -> None:
-    first, stop = grains_of(Span(start, start + length))
+    first, stop = grains_of(ByteRange(start, start + length))
     size = start + length + 1
     covered = span_of(first, stop, size)
-    assert covered.contains(Span(start, start + length)) or length == 0
+    assert covered.contains(ByteRange(start, start + length)) or length == 0
     assert grain_count(size) >= stop

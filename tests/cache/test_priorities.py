@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Content, Store
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.errors import Cancelled
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 from tests.cache.source import NOW, Probe
 from tests.cache.test_store import Cache
 from tests.helpers import wait_until
@@ -45,11 +45,11 @@ class Gated:
 
     def __init__(self) -> None:
         self.held: set[str] = set()
-        self.free = Span(0, 0)
+        self.free = ByteRange(0, 0)
         self.permits = threading.Semaphore(0)
         self.waiting = 0
         self.delivered: list[tuple[str, int]] = []
-        self.requests: list[tuple[str, Span]] = []
+        self.requests: list[tuple[str, ByteRange]] = []
         self._lock = threading.Lock()
         self.ended = threading.Event()
 
@@ -70,7 +70,7 @@ class Gated:
     def stream(
         self,
         artifact: Artifact,
-        span: Span,
+        span: ByteRange,
         sink: Any,
         *,
         cancelled: threading.Event | None = None,
@@ -219,7 +219,7 @@ def test_a_block_of_the_pinned_file_itself_does_not_wait_for_those_before_it(
     connections: int,
     offset: int,
 ) -> None:
-    source.free = Span(offset // GRAIN_BYTES * GRAIN_BYTES, offset + 4096)
+    source.free = ByteRange(offset // GRAIN_BYTES * GRAIN_BYTES, offset + 4096)
     store = over(connections)
     (pinned,) = pin(store, source, 1)
     fill(source, connections)
@@ -234,7 +234,7 @@ def test_a_pinned_file_that_is_read_in_order_is_read_ahead(
     over: Callable[[int], Store], source: Gated
 ) -> None:
     """What nobody has claimed is the reader's to have fetched, in large requests."""
-    source.free = Span(24 << 20, PINNED_BYTES)
+    source.free = ByteRange(24 << 20, PINNED_BYTES)
     store = over(2)
     (pinned,) = pin(store, source, 1)
     content = store.open(pinned)

@@ -30,12 +30,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.cache import Store
 from artifactfs.cache.content import Content
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.config import HttpConfig
 from artifactfs.errors import ArtifactfsError, Cancelled
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.cache.faulty_origin import BEARABLE, FINAL, FORGING, Fault, Origin

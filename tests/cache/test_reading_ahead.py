@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Content, Store
-from artifactfs.spans import Span
 from tests.cache.source import Source, artifact_of
 from tests.helpers import wait_until
 
@@ -80,7 +80,7 @@ def test_what_a_closed_file_had_planned_is_fetched_for_the_next_who_opens_it(
 ) -> None:
     source.gate.clear()
     gone = store.open(artifact_of(DATA))
-    gone.request(Span(0, MIB), lambda error: None)
+    gone.request(ByteRange(0, MIB), lambda error: None)
     wait_until(lambda: source.requests)
     gone.close()
     source.gate.set()

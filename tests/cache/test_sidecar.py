@@ -12,8 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.cache.grains import ABSENT, GRAIN_BYTES, STORED
-from artifactfs.cache.sidecar import HEADER_BYTES, Sidecar, peek
+from artifactfs.cache.grains import (
+    ABSENT,
+    GRAIN_BYTES,
+    STORED,
+)
+from artifactfs.cache.sidecar import (
+    HEADER_BYTES,
+    Sidecar,
+    peek,
+)
 
 COUNT = 40
 SIZE = COUNT * GRAIN_BYTES - 5

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache import Store
 from artifactfs.cache.grains import GRAIN_BYTES
 from artifactfs.cache.keeper import Keeper
@@ -33,7 +33,7 @@ from artifactfs.errors import (
     TimedOut,
     Unreachable,
 )
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 from tests.cache.source import Probe, Source, artifact_of, broken
 from tests.helpers import wait_until
 
@@ -262,7 +262,7 @@ def test_a_cancelled_request_is_not_called_back(cache: Cache) -> None:
     store = cache.over(source)
     content = store.open(artifact_of(DATA))
     called: list[BaseException | None] = []
-    content.request(Span(0, 10), called.append).cancel()
+    content.request(ByteRange(0, 10), called.append).cancel()
     source.gate.set()
     assert content.read(0, 10) == DATA[:10]
     assert called == []
@@ -452,7 +452,7 @@ def test_a_mount_that_hangs_in_a_download_does_not_hang_another(cache: Cache) ->
     hanging.gate.clear()
     one, other = cache.over(hanging), cache.over(Source(DATA))
     stuck = one.open(artifact_of(DATA))
-    stuck.request(Span(0, 10), lambda _: None)
+    stuck.request(ByteRange(0, 10), lambda _: None)
     wait_until(lambda: hanging.requests)
     read_all(other, artifact_of(DATA))
     hanging.gate.set()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from artifactfs.cache.grains import CHECKED, GRAIN_BYTES, span_of
+from artifactfs.cache.grains import (
+    CHECKED,
+    GRAIN_BYTES,
+    span_of,
+)
 from artifactfs.cache.table import GrainTable
 
 GRAINS = 100

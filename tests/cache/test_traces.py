@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 from tests.cache.replay import MIB, TRACES, Line, Outcome, load, made_of, replay
 from tests.cache.traces.record import WORKLOADS
 
@@ -102,7 +102,7 @@ def test_who_reads_through_soon_has_the_line_to_himself(name: str) -> None:
 @pytest.mark.parametrize("each", [128 << 10, MIB])
 def test_a_whole_gibibyte_comes_at_most_of_the_lines_rate(each: int) -> None:
     size_bytes = 1 << 30
-    trace = made_of(size_bytes, (Span(at, at + each) for at in range(0, size_bytes, each)))
+    trace = made_of(size_bytes, (ByteRange(at, at + each) for at in range(0, size_bytes, each)))
     line = Line(latency_s=0.01)
     assert replay(trace, line).elapsed_s <= 1.25 * size_bytes / (line.lanes * line.lane_bytes_s)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.cache.allowance import Allowance
 from artifactfs.cache.streams import (
     FIRST_BYTES,
@@ -16,8 +17,12 @@ from artifactfs.cache.streams import (
     SKIP_BYTES,
     WHOLE_TRUST,
 )
-from artifactfs.cache.window import LEAST_TRUST, MOST_STREAMS, TAIL_BYTES, Window
-from artifactfs.spans import Span
+from artifactfs.cache.window import (
+    LEAST_TRUST,
+    MOST_STREAMS,
+    TAIL_BYTES,
+    Window,
+)
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -30,10 +35,11 @@ def window(most_bytes: int = MOST, total_bytes: int = 1 << 40) -> Window:
     return Window(most_bytes, Allowance(total_bytes))
 
 
-def spans(start: int, each: int, count: int, step: int | None = None) -> list[Span]:
+def spans(start: int, each: int, count: int, step: int | None = None) -> list[ByteRange]:
     step = each if step is None else step
     return [
-        Span(position, position + each) for position in range(start, start + count * step, step)
+        ByteRange(position, position + each)
+        for position in range(start, start + count * step, step)
     ]
 
 
@@ -43,17 +49,17 @@ class Reader:
     def __init__(self, plans: Window, size_bytes: int = SIZE) -> None:
         self._window = plans
         self._size_bytes = size_bytes
-        self.planned: list[Span] = []
+        self.planned: list[ByteRange] = []
         self.ahead_bytes = 0
 
-    def read(self, reads: Iterable[Span]) -> None:
+    def read(self, reads: Iterable[ByteRange]) -> None:
         """`ahead_bytes` is then how far beyond the last read's end its own plan or earlier went."""
         for read in reads:
             self.planned += self._window.plan(read, self._size_bytes)
             stops = [span.stop for span in self.planned if span.start <= read.stop <= span.stop]
             self.ahead_bytes = max(stops, default=read.stop) - read.stop
 
-    def has(self, span: Span) -> bool:
+    def has(self, span: ByteRange) -> bool:
         """Whether all of it was planned."""
         position = span.start
         for one in sorted(self.planned):
@@ -74,12 +80,12 @@ class Reader:
 
 
 def test_the_first_bytes_bring_a_first_window_at_once() -> None:
-    read = Span(0, 128 * KIB)
-    assert window().plan(read, SIZE) == [Span(read.stop, read.stop + FIRST_BYTES)]
+    read = ByteRange(0, 128 * KIB)
+    assert window().plan(read, SIZE) == [ByteRange(read.stop, read.stop + FIRST_BYTES)]
 
 
 def test_one_read_anywhere_else_fetches_nothing_ahead() -> None:
-    assert window().plan(Span(MIDDLE, MIDDLE + MIB), SIZE) == []
+    assert window().plan(ByteRange(MIDDLE, MIDDLE + MIB), SIZE) == []
 
 
 def test_a_window_grows_with_what_was_read_and_ends_at_its_limit() -> None:
@@ -115,7 +121,7 @@ def test_backward_reading_has_a_window_before_it() -> None:
     assert reader.planned == []
     reader.read(spans(MIDDLE - 128 * KIB, 64 * KIB, 62, -64 * KIB))
     front = MIDDLE - 63 * 64 * KIB
-    assert reader.has(Span(front - MIB, front))
+    assert reader.has(ByteRange(front - MIB, front))
     assert all(span.stop <= MIDDLE for span in reader.planned)
 
 
@@ -141,14 +147,14 @@ def test_reads_in_the_wrong_order_are_one_stream() -> None:
     swapped = [in_order[index ^ 1] for index in range(64)]
     reader = Reader(window())
     reader.read(swapped)
-    assert reader.has(Span(MIDDLE + 8 * MIB, MIDDLE + 12 * MIB))
+    assert reader.has(ByteRange(MIDDLE + 8 * MIB, MIDDLE + 12 * MIB))
 
 
 def test_a_look_far_ahead_into_what_is_planned_plans_nothing() -> None:
     plans = window(most_bytes=64 * MIB)
     for read in spans(0, MIB, 32):
         plans.plan(read, SIZE)
-    assert plans.plan(Span(64 * MIB, 65 * MIB), SIZE) == []
+    assert plans.plan(ByteRange(64 * MIB, 65 * MIB), SIZE) == []
     assert all(
         span.stop <= 200 * MIB
         for read in spans(32 * MIB, MIB, 32)
@@ -160,9 +166,9 @@ def test_what_was_planned_and_got_lost_is_planned_again() -> None:
     plans = window()
     for read in spans(0, MIB, 32):
         plans.plan(read, SIZE)
-    read = Span(32 * MIB, 33 * MIB)
+    read = ByteRange(32 * MIB, 33 * MIB)
     (ahead,) = plans.plan(read, SIZE, lost=True)
-    assert ahead == Span(33 * MIB, 33 * MIB + MOST)
+    assert ahead == ByteRange(33 * MIB, 33 * MIB + MOST)
 
 
 def test_after_everybody_has_gone_nothing_counts_as_planned() -> None:
@@ -173,7 +179,7 @@ def test_after_everybody_has_gone_nothing_counts_as_planned() -> None:
     assert allowance.held_bytes
     plans.forget()
     assert not allowance.held_bytes
-    assert plans.plan(Span(32 * MIB, 33 * MIB), SIZE) == []
+    assert plans.plan(ByteRange(32 * MIB, 33 * MIB), SIZE) == []
 
 
 def test_who_reads_less_and_less_of_it_has_less_and_less_fetched() -> None:
@@ -212,8 +218,8 @@ def test_a_row_of_runs_that_the_kernel_cut_brings_whole_runs() -> None:
     reader = Reader(window())
     for start in range(MIDDLE, MIDDLE + 17 * MIB * 4, 17 * MIB):
         reader.read(spans(start, 128 * KIB, 8))
-    assert reader.has(Span(MIDDLE + 4 * 17 * MIB, MIDDLE + 4 * 17 * MIB + MIB))
-    assert not reader.has(Span(MIDDLE + 5 * 17 * MIB - MIB, MIDDLE + 5 * 17 * MIB))
+    assert reader.has(ByteRange(MIDDLE + 4 * 17 * MIB, MIDDLE + 4 * 17 * MIB + MIB))
+    assert not reader.has(ByteRange(MIDDLE + 5 * 17 * MIB - MIB, MIDDLE + 5 * 17 * MIB))
 
 
 def test_runs_at_equal_distances_that_are_read_at_a_time_each_have_a_window() -> None:
@@ -270,9 +276,9 @@ def ahead_of_a_second_read(plans: Window, start: int) -> int:
 
 def test_a_file_that_is_entered_at_its_end_is_read_in_pieces() -> None:
     plans = window()
-    assert plans.plan(Span(SIZE - 64 * KIB, SIZE), SIZE) == []
+    assert plans.plan(ByteRange(SIZE - 64 * KIB, SIZE), SIZE) == []
     assert ahead_of_a_second_read(plans, MIDDLE) <= 2 * MIB * LEAST_TRUST
-    assert plans.plan(Span(0, MIB), SIZE) == []
+    assert plans.plan(ByteRange(0, MIB), SIZE) == []
 
 
 def test_a_footer_that_is_read_in_parts_is_a_footer() -> None:
@@ -284,7 +290,7 @@ def test_a_footer_that_is_read_in_parts_is_a_footer() -> None:
 
 def test_a_long_piece_of_such_a_file_has_its_window_all_the_same() -> None:
     reader = Reader(window())
-    reader.read([Span(SIZE - 64 * KIB, SIZE)])
+    reader.read([ByteRange(SIZE - 64 * KIB, SIZE)])
     reader.read(spans(MIDDLE, MIB, 64))
     assert reader.ahead_bytes >= MOST // 2
 
@@ -299,7 +305,7 @@ def test_streams_that_are_abandoned_make_later_ones_start_smaller() -> None:
 
 def test_streams_that_read_on_restore_it() -> None:
     plans = window()
-    plans.plan(Span(SIZE - 64 * KIB, SIZE), SIZE)
+    plans.plan(ByteRange(SIZE - 64 * KIB, SIZE), SIZE)
     before = ahead_of_a_second_read(plans, MIDDLE // 2)
     for number in range(1, 100):
         Reader(plans).read(spans(MIDDLE + number * number * 64 * MIB, MIB, 8))
@@ -308,7 +314,7 @@ def test_streams_that_read_on_restore_it() -> None:
 
 def test_what_was_learned_outlasts_the_last_close() -> None:
     plans = window()
-    plans.plan(Span(SIZE - 64 * KIB, SIZE), SIZE)
+    plans.plan(ByteRange(SIZE - 64 * KIB, SIZE), SIZE)
     plans.forget()
     assert ahead_of_a_second_read(plans, MIDDLE) <= 2 * MIB * LEAST_TRUST
 
@@ -322,7 +328,7 @@ def test_interleaved_readers_each_keep_their_window() -> None:
     for step in range(64):
         for number, reader in enumerate(readers):
             start = (number + 1) ** 2 * 128 * MIB + step * MIB
-            reader.read([Span(start, start + MIB)])
+            reader.read([ByteRange(start, start + MIB)])
     assert all(reader.ahead_bytes > MOST // 2 for reader in readers)
 
 
@@ -333,7 +339,7 @@ def test_a_second_reader_from_the_start_has_a_stream_of_its_own() -> None:
     second.read(spans(0, MIB, 32))
     first.read(spans(64 * MIB, MIB, 8))
     assert first.ahead_bytes > MOST // 2
-    assert second.has(Span(32 * MIB, 33 * MIB))
+    assert second.has(ByteRange(32 * MIB, 33 * MIB))
 
 
 def test_many_handles_together_stay_within_the_allowance() -> None:
@@ -351,7 +357,7 @@ def test_many_handles_together_stay_within_the_allowance() -> None:
 # Any history
 
 READ = st.builds(
-    lambda start, pages: Span(start * 4 * KIB, (start + pages) * 4 * KIB),
+    lambda start, pages: ByteRange(start * 4 * KIB, (start + pages) * 4 * KIB),
     st.one_of(st.integers(0, 3000), st.integers(0, 100).map(lambda n: n * 300)),
     st.sampled_from([1, 2, 16, 32, 256]),
 )
@@ -359,7 +365,7 @@ READ = st.builds(
 
 @given(st.lists(READ, max_size=120), st.integers(1, 64 * MIB), st.integers(0, 8 * MIB), st.data())
 def test_any_plan_lies_in_the_file_and_within_window_and_allowance(
-    reads: list[Span], size_bytes: int, total_bytes: int, data: st.DataObject
+    reads: list[ByteRange], size_bytes: int, total_bytes: int, data: st.DataObject
 ) -> None:
     allowance = Allowance(total_bytes)
     plans = Window(MIB, allowance)
@@ -374,7 +380,7 @@ def test_any_plan_lies_in_the_file_and_within_window_and_allowance(
 
 
 @given(st.lists(READ, max_size=120))
-def test_any_history_fetches_at_most_a_multiple_of_what_was_read(reads: list[Span]) -> None:
+def test_any_history_fetches_at_most_a_multiple_of_what_was_read(reads: list[ByteRange]) -> None:
     reader = Reader(window(), 1 << 30)
     reader.read(reads)
     read_bytes = sum(map(len, reads))
@@ -396,7 +402,7 @@ def test_random_reads_fetch_nothing_ahead(places: set[int], dice) -> None:
         if any(2 * second - start in known for second in known):
             continue
         known.append(start)
-        assert plans.plan(Span(start + MIB, start + MIB + 4 * KIB), 1 << 60) == []
+        assert plans.plan(ByteRange(start + MIB, start + MIB + 4 * KIB), 1 << 60) == []
 
 
 @given(
@@ -407,7 +413,7 @@ def test_any_sequential_history_has_what_it_has_read_ahead(start: int, pages: li
     reader = Reader(window(most_bytes=MOST), 1 << 40)
     position = start
     for count in pages:
-        reader.read([Span(position, position + count * 4 * KIB)])
+        reader.read([ByteRange(position, position + count * 4 * KIB)])
         position += count * 4 * KIB
     read_bytes = position - start
     if len(pages) > 1:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
+from artifactfs.model import Artifact
 from tests.catalog.clock import START, HandClock
 
 

@@ -8,8 +8,8 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Snapshot, index
+from artifactfs.model import Artifact
 
 from .clock import START
 from .conftest import artifact

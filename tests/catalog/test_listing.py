@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog, Snapshot
+from artifactfs.model import Artifact
 from tests.helpers import wait_until
 
 from .clock import HandClock

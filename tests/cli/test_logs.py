@@ -15,7 +15,7 @@ import pytest
 
 from artifactfs.cli import logs
 from artifactfs.config import Config, load
-from artifactfs.supervisor import Supervisor
+from artifactfs.systemd import SystemdNotifier
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_each_line_for_the_journal_has_its_level_and_no_time(
     with (tmp_path / "journal").open("w+") as stream:
         monkeypatch.setattr(sys, "stderr", stream)
         found = os.fstat(stream.fileno())
-        journal = Supervisor(journal=f"{found.st_dev}:{found.st_ino}")
+        journal = SystemdNotifier(journal=f"{found.st_dev}:{found.st_ino}")
         logs.log_to_terminal(
             dataclasses.replace(configured(format=form, level="debug"), supervisor=journal)
         )

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.cli.mount_options import FLAGS, KNOWN, parse_options
+from artifactfs.cli.mount_options import (
+    FLAGS,
+    KNOWN,
+    parse_options,
+)
 from artifactfs.errors import ConfigError
 
 

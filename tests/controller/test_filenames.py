@@ -9,7 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from artifactfs.controller.filenames import bytes_of, disposition, header_filename, text_of
+from artifactfs.controller.filenames import (
+    bytes_of,
+    disposition,
+    header_filename,
+    text_of,
+)
 from tests.controller.conftest import Client
 
 LATIN = st.text(st.characters(min_codepoint=32, max_codepoint=255, exclude_characters="\x7f%"))

@@ -18,7 +18,11 @@ import boto3
 import pytest
 import requests
 
-from artifactfs.controller.shared_index import SharedGuard, SharedIndex, open_engine
+from artifactfs.controller.shared_index import (
+    SharedGuard,
+    SharedIndex,
+    open_engine,
+)
 from artifactfs.controller.testing import LocalController
 from tests.controller.postgres import Postgres, postgres
 from tests.helpers import wait_until

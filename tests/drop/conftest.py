@@ -10,11 +10,20 @@ from typing import Any
 
 import pytest
 
-from artifactfs.artifact import Artifact
-from artifactfs.config import DropConfig, HttpConfig, SpoolConfig, UploadConfig
+from artifactfs.config import (
+    DropConfig,
+    HttpConfig,
+    SpoolConfig,
+    UploadConfig,
+)
 from artifactfs.controller.testing import LocalController
-from artifactfs.drop import AuditLog, Entry, Outbox
+from artifactfs.drop import (
+    AuditLog,
+    Entry,
+    Outbox,
+)
 from artifactfs.drop.desk import QUIET_S
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy

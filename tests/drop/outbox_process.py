@@ -15,10 +15,19 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from artifactfs.artifact import Artifact
-from artifactfs.config import DropConfig, HttpConfig, SpoolConfig, UploadConfig
-from artifactfs.drop import AuditLog, Outbox, State
+from artifactfs.config import (
+    DropConfig,
+    HttpConfig,
+    SpoolConfig,
+    UploadConfig,
+)
+from artifactfs.drop import (
+    AuditLog,
+    Outbox,
+    State,
+)
 from artifactfs.drop.files import OpenFile
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.artifact import Artifact
 from artifactfs.drop import Outbox, State
-from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE
+from artifactfs.model import Artifact
+from artifactfs.system import KEEP_SIZE, PUNCH_HOLE
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -10,7 +10,11 @@ import threading
 import pytest
 
 from artifactfs.drop import State, callers
-from artifactfs.drop.callers import NOT_VISIBLE, LastWriter, process_of
+from artifactfs.drop.callers import (
+    NOT_VISIBLE,
+    LastWriter,
+    process_of,
+)
 
 from .conftest import Bench, entry
 

@@ -11,13 +11,21 @@ from typing import Any
 import pytest
 
 from artifactfs import system
+from artifactfs.byte_range import ByteRange
 from artifactfs.config import SpoolConfig
-from artifactfs.drop import OpenFile, Outbox, State
+from artifactfs.drop import (
+    OpenFile,
+    Outbox,
+    State,
+)
 from artifactfs.drop import files as spooled
 from artifactfs.drop.missing import MAX_RANGES, MissingRanges
 from artifactfs.errors import SpoolFull
-from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
-from artifactfs.spans import Span
+from artifactfs.system import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+)
 
 from .conftest import Bench, digest, entry
 
@@ -196,18 +204,18 @@ def test_room_that_a_failed_change_did_not_need_is_free_again(
 
 def test_missing_ranges_shrink_by_what_arrives() -> None:
     missing = MissingRanges()
-    missing.add(Span(10, 20))
-    missing.arrived(Span(12, 14))
-    missing.arrived(Span(0, 12))
+    missing.add(ByteRange(10, 20))
+    missing.arrived(ByteRange(12, 14))
+    missing.arrived(ByteRange(0, 12))
     assert missing.first == 14
-    missing.arrived(Span(0, 100), zeros=True)
+    missing.arrived(ByteRange(0, 100), zeros=True)
     assert missing.first == 14
     missing.cut(14)
     assert missing.first is None
-    missing.add(Span(30, 40), zeros=True)
-    missing.arrived(Span(0, 35), zeros=True)
+    missing.add(ByteRange(30, 40), zeros=True)
+    missing.arrived(ByteRange(0, 35), zeros=True)
     assert missing.first == 35
-    missing.arrived(Span(35, 40))
+    missing.arrived(ByteRange(35, 40))
     assert missing.first is None
 
 
@@ -320,31 +328,33 @@ def test_a_partial_file_that_is_retried_counts_as_whole(
 
 
 @pytest.mark.parametrize("spans", [
-    [], [Span(0, 1)], [Span(5, 9), Span(9, 12), Span(1 << 40, 1 << 41)],
+    [], [ByteRange(0, 1)], [ByteRange(5, 9), ByteRange(9, 12), ByteRange(1 << 40, 1 << 41)],
 ])  # fmt: skip
 @pytest.mark.parametrize("zeros", [False, True])
-def test_missing_ranges_are_the_same_after_they_were_text(spans: list[Span], zeros: bool) -> None:
+def test_missing_ranges_are_the_same_after_they_were_text(
+    spans: list[ByteRange], zeros: bool
+) -> None:
     missing = MissingRanges()
     for span in spans:
         missing.add(span, zeros=zeros)
     again = MissingRanges(str(missing))
     assert str(again) == str(missing)
     assert again.first == missing.first
-    again.arrived(Span(0, 1 << 42), zeros=zeros)
+    again.arrived(ByteRange(0, 1 << 42), zeros=zeros)
     assert again.first is None
 
 
 def test_missing_ranges_are_few_and_cover_all_that_failed() -> None:
     missing = MissingRanges()
     for number in range(10_000):
-        missing.add(Span(number * 10, number * 10 + 5))
+        missing.add(ByteRange(number * 10, number * 10 + 5))
     assert len(str(missing).split()) <= MAX_RANGES
     for number in range(10_000):
-        missing.arrived(Span(number * 10 + 5, number * 10 + 10))
+        missing.arrived(ByteRange(number * 10 + 5, number * 10 + 10))
     assert missing.first == 0
     assert len(str(missing).split()) <= MAX_RANGES
     for number in range(10_000):
-        missing.arrived(Span(number * 10, number * 10 + 5))
+        missing.arrived(ByteRange(number * 10, number * 10 + 5))
     assert missing.first is not None
-    missing.arrived(Span(0, 100_000))
+    missing.arrived(ByteRange(0, 100_000))
     assert missing.first is None

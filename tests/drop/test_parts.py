@@ -16,7 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from artifactfs.config import TEMPORARY_NAMES
-from artifactfs.drop import AuditLog, Entry, State
+from artifactfs.drop import (
+    AuditLog,
+    Entry,
+    State,
+)
 from artifactfs.drop.copying import copy_file
 from artifactfs.drop.durable import GroupSync
 from artifactfs.drop.hashing import PIECE_BYTES, RollingHash

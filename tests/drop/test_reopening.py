@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from artifactfs import system
-from artifactfs.drop import OpenFile, Outbox, State
+from artifactfs.drop import (
+    OpenFile,
+    Outbox,
+    State,
+)
 from artifactfs.drop import files as spooled
-from artifactfs.fallocate import KEEP_SIZE, PUNCH_HOLE
+from artifactfs.system import KEEP_SIZE, PUNCH_HOLE
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from artifactfs.artifact import Artifact
 from artifactfs.config import UploadConfig
 from artifactfs.drop import Uploader
 from artifactfs.drop.counting import RETENTION, counts
+from artifactfs.model import Artifact
 from tests.fault_proxy import FaultProxy
 
 from .conftest import Bench, digest, write

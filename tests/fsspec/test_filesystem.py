@@ -19,12 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.assembly import names_of
 from artifactfs.controller.testing import LocalController
 from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
 from artifactfs.fsspec.listing import Folder, Snapshot
+from artifactfs.model import Artifact
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from artifactfs import errors
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 from artifactfs.tree.node import (
     AttributeChange,
     Attributes,
@@ -296,7 +296,7 @@ class FaultyHandle(Handle):
         self.plan.strike("try_read", self.name)
         return self.inner.try_read(start, stop)
 
-    def request(self, span: Span, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> Ticket | None:
         self.plan.strike("request", self.name)
         return self.inner.request(span, done)
 

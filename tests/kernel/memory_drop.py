@@ -6,7 +6,15 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from artifactfs.tree.node import AttributeChange, Attributes, Directory, File, Handle, Kind, Node
+from artifactfs.tree.node import (
+    AttributeChange,
+    Attributes,
+    Directory,
+    File,
+    Handle,
+    Kind,
+    Node,
+)
 from tests.kernel.memory_nodes import MemoryDirectory, MemoryNode, refuse
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
 from artifactfs.tree.node import (
     FOREVER_S,
     Attributes,
@@ -158,7 +158,7 @@ class FetchedHandle(Handle):
                 return None
         return self.file.content[start:stop]
 
-    def request(self, span: Span, done: Done) -> PooledTicket:
+    def request(self, span: ByteRange, done: Done) -> PooledTicket:
         return PooledTicket(self.file.tree.pool, lambda: self._fetch(span.start, span.stop), done)
 
     def read(self, start: int, stop: int) -> bytes:

@@ -28,7 +28,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from artifactfs.tree.node import EntryChanged, Node, Space
+from artifactfs.tree.node import (
+    EntryChanged,
+    Node,
+    Space,
+)
 from tests.kernel.memory_drop import DropDirectory, DropFile
 from tests.kernel.memory_nodes import (
     AskingDirectory,

@@ -13,8 +13,18 @@ from hypothesis import strategies as st
 
 from artifactfs.errors import MountError
 from artifactfs.kernel import bindings
-from artifactfs.kernel.mount_table import Mounted, find_mount, parse_line, table, unescape
-from artifactfs.kernel.mounting import check_fuse, check_mountpoint, is_stale
+from artifactfs.kernel.mount_table import (
+    Mounted,
+    find_mount,
+    parse_line,
+    table,
+    unescape,
+)
+from artifactfs.kernel.mounting import (
+    check_fuse,
+    check_mountpoint,
+    is_stale,
+)
 from artifactfs.kernel.unmounting import users_of
 
 LINE = (

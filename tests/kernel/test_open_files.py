@@ -6,8 +6,18 @@ import errno
 
 import pytest
 
-from artifactfs.kernel.open_files import OpenFiles, Pin, hides
-from artifactfs.tree.node import Attributes, Directory, Handle, Kind, Node
+from artifactfs.kernel.open_files import (
+    OpenFiles,
+    Pin,
+    hides,
+)
+from artifactfs.tree.node import (
+    Attributes,
+    Directory,
+    Handle,
+    Kind,
+    Node,
+)
 
 HIDDEN = "/drop/.fuse_hidden0000000a00000001"
 

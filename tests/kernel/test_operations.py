@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from artifactfs.kernel.native.patience import Wish
-from artifactfs.kernel.operations import NameMovedOn, Operations, Owner
+from artifactfs.kernel.operations import (
+    NameMovedOn,
+    Operations,
+    Owner,
+)
 from artifactfs.kernel.replies import Replies
 from tests.kernel.memory_tree import MemoryTree
 

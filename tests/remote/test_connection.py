@@ -18,12 +18,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.config import HttpConfig
-from artifactfs.errors import ArtifactfsError, BadAnswer, Refused, Unreachable
+from artifactfs.errors import (
+    ArtifactfsError,
+    BadAnswer,
+    Refused,
+    Unreachable,
+)
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
-from artifactfs.remote.connection import Head, NotPlain, parse_head
-from artifactfs.spans import Span
+from artifactfs.remote.connection import (
+    Head,
+    NotPlain,
+    parse_head,
+)
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 from tests.helpers import wait_until
@@ -192,7 +201,7 @@ class Taken:
 def read(service: Service, start: int = 0, stop: int = len(DATA), **more: object) -> None:
     """Read a range and compare it."""
     sink = Taken()
-    service.downloads.stream(artifact(**more), Span(start, stop), sink)
+    service.downloads.stream(artifact(**more), ByteRange(start, stop), sink)
     assert sink.data[start:stop] == DATA[start:stop]
 
 

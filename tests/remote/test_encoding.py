@@ -10,9 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from artifactfs.errors import ArtifactfsError, BadAnswer, Unsupported
+from artifactfs.byte_range import ByteRange
+from artifactfs.errors import (
+    ArtifactfsError,
+    BadAnswer,
+    Unsupported,
+)
 from artifactfs.remote import Service
-from artifactfs.spans import Span
 from tests.fault_proxy import Reply, Scripted, sends
 
 from .test_connection import DATA, Taken, answer, artifact, plain, service_at
@@ -64,7 +68,7 @@ def test_an_encoded_body_is_decoded(
     server.replies = [encoded(coding, ENCODED[coding], chunked=chunked)]
     sink = Taken()
     found = artifact() if known else artifact(size_bytes=None)
-    done = service.downloads.stream(found, Span(0, len(DATA)), sink)
+    done = service.downloads.stream(found, ByteRange(0, len(DATA)), sink)
     assert (bytes(sink.data), done.size_bytes) == (DATA, len(DATA))
     assert not done.ranged
 
@@ -82,7 +86,7 @@ def test_a_file_that_is_stored_encoded_is_read_as_a_whole(
 
     server.replies = [ranged]
     sink = Taken()
-    service.downloads.stream(artifact(), Span(100, 200), sink)
+    service.downloads.stream(artifact(), ByteRange(100, 200), sink)
     assert bytes(sink.data) == DATA
     found = artifact(size_bytes=None, external_url="http://h/x")
     assert service.downloads.probe(found).size_bytes is None
@@ -92,7 +96,7 @@ def test_a_file_that_is_stored_encoded_is_read_as_a_whole(
 def test_another_coding_is_an_error(server: Scripted, service: Service, coding: str) -> None:
     server.replies = [encoded(coding, DATA)]
     with pytest.raises(BadAnswer, match="Content-Encoding"):
-        service.downloads.stream(artifact(), Span(0, len(DATA)), Taken())
+        service.downloads.stream(artifact(), ByteRange(0, len(DATA)), Taken())
     with pytest.raises(ArtifactfsError, match="Content-Encoding"):
         service.jobs.output("j")
 
@@ -113,7 +117,7 @@ def test_a_body_that_decodes_to_something_else_is_an_error(
 ) -> None:
     server.replies = [encoded("gzip", body)]
     with pytest.raises(BadAnswer):
-        service.downloads.stream(artifact(), Span(0, len(DATA)), Taken())
+        service.downloads.stream(artifact(), ByteRange(0, len(DATA)), Taken())
 
 
 def test_a_body_that_breaks_off_is_read_again(server: Scripted, service: Service) -> None:
@@ -122,7 +126,7 @@ def test_a_body_that_breaks_off_is_read_again(server: Scripted, service: Service
     half = sends(head.encode() + body[: len(body) // 2], goes_on=False)
     server.replies = [half, encoded("gzip", body)]
     sink = Taken()
-    service.downloads.stream(artifact(size_bytes=None), Span(0, len(DATA)), sink)
+    service.downloads.stream(artifact(size_bytes=None), ByteRange(0, len(DATA)), sink)
     assert bytes(sink.data) == DATA
 
 

@@ -7,9 +7,19 @@ import threading
 import pytest
 
 from artifactfs.config import HttpConfig
-from artifactfs.errors import Cancelled, NotAllowed, TooLarge, Unreachable, Unsupported
-from artifactfs.job import StreamEvent
-from artifactfs.remote import EventStream, Service, TooLargeEvent
+from artifactfs.errors import (
+    Cancelled,
+    NotAllowed,
+    TooLarge,
+    Unreachable,
+    Unsupported,
+)
+from artifactfs.model import StreamEvent
+from artifactfs.remote import (
+    EventStream,
+    Service,
+    TooLargeEvent,
+)
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 from tests.helpers import wait_until

@@ -12,7 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from artifactfs.config import HttpConfig
-from artifactfs.errors import ArtifactfsError, Gone, NotAllowed
+from artifactfs.errors import (
+    ArtifactfsError,
+    Gone,
+    NotAllowed,
+)
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Scripted

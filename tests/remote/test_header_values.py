@@ -11,11 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import ArtifactfsError
 from artifactfs.remote import Service
 from artifactfs.remote.connections import Connections
-from artifactfs.remote.header_values import ContentRange, content_range, http_date, whole_number
-from artifactfs.spans import Span
+from artifactfs.remote.header_values import (
+    ContentRange,
+    content_range,
+    http_date,
+    whole_number,
+)
 from tests.fault_proxy import Reply, Scripted, sends
 
 from .test_connection import Taken, artifact, plain, service_at
@@ -123,7 +128,9 @@ def test_an_odd_header_fails_a_download_with_an_error_of_ours(
 ) -> None:
     server.replies = [reply]
     try:
-        service.downloads.stream(artifact(size_bytes=size), Span(0, 10), Taken(), deadline_s=0.0)
+        service.downloads.stream(
+            artifact(size_bytes=size), ByteRange(0, 10), Taken(), deadline_s=0.0
+        )
     except ArtifactfsError:
         pass
     else:
@@ -138,7 +145,7 @@ def test_an_odd_length_counts_as_absent(server: Scripted, service: Service, leng
 
     server.replies = [closes, closes]
     sink = Taken()
-    service.downloads.stream(artifact(size_bytes=10), Span(0, 10), sink, deadline_s=0.0)
+    service.downloads.stream(artifact(size_bytes=10), ByteRange(0, 10), sink, deadline_s=0.0)
     assert bytes(sink.data[:10]) == b"0123456789"
 
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from artifactfs.artifact import Artifact
 from artifactfs.config import HttpConfig
 from artifactfs.errors import Gone
+from artifactfs.model import Artifact
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends

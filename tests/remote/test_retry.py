@@ -13,7 +13,11 @@ from hypothesis import strategies as st
 
 from artifactfs.clock import SYSTEM_CLOCK
 from artifactfs.errors import Cancelled, Unreachable
-from artifactfs.remote.retry import MIN_WAIT_S, Retry, Transient
+from artifactfs.remote.retry import (
+    MIN_WAIT_S,
+    Retry,
+    Transient,
+)
 from artifactfs.remote.session import retry_after_s
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.config import HttpConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.errors import (
@@ -26,10 +26,14 @@ from artifactfs.errors import (
     TokenRejected,
     Unreachable,
 )
-from artifactfs.remote import DirectTicket, FileBody, Service
+from artifactfs.model import Artifact
+from artifactfs.remote import (
+    DirectTicket,
+    FileBody,
+    Service,
+)
 from artifactfs.remote.external import AddressGuard
 from artifactfs.remote.url import parse
-from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
 
@@ -60,7 +64,7 @@ def service(proxy: FaultProxy, controller: LocalController) -> Iterator[Service]
 def artifact(service: Service, tmp_path: Path) -> Artifact:
     path = tmp_path / "data"
     path.write_bytes(DATA)
-    return service.uploads.by_controller(FileBody(path, Span(0, len(DATA))), "data.bin")
+    return service.uploads.by_controller(FileBody(path, ByteRange(0, len(DATA))), "data.bin")
 
 
 class Gathered:
@@ -91,7 +95,7 @@ class Gathered:
 
 def read(service: Service, artifact: Artifact, start: int = 0, stop: int = len(DATA)) -> bytes:
     sink = Gathered(stop)
-    service.downloads.stream(artifact, Span(start, stop), sink)
+    service.downloads.stream(artifact, ByteRange(start, stop), sink)
     assert 0 not in sink.here[start:stop]
     return bytes(sink.data[start:stop])
 
@@ -140,7 +144,7 @@ def test_retry_after_is_waited_for(service: Service, proxy: FaultProxy, artifact
 def test_patience_ends(service: Service, proxy: FaultProxy, artifact: Artifact) -> None:
     proxy.break_with(method="GET", path=artifact.id, status=503, times=1000)
     with pytest.raises(Unreachable, match="503"):
-        service.downloads.stream(artifact, Span(0, 10), Gathered(10), deadline_s=1)
+        service.downloads.stream(artifact, ByteRange(0, 10), Gathered(10), deadline_s=1)
 
 
 def test_a_gone_artifact_is_gone_at_once(
@@ -161,7 +165,7 @@ def test_a_cancelled_download_ends_soon(
     started = time.monotonic()
     with pytest.raises(Cancelled):
         service.downloads.stream(
-            artifact, Span(0, len(DATA)), Gathered(len(DATA)), cancelled=cancelled
+            artifact, ByteRange(0, len(DATA)), Gathered(len(DATA)), cancelled=cancelled
         )
     assert time.monotonic() - started < 4
 
@@ -179,7 +183,7 @@ def test_a_name_beyond_latin_1_arrives_as_it_is(service: Service, tmp_path: Path
     path = tmp_path / "f"
     path.write_bytes(b"x")
     for name in ("plain.txt", "café.txt", "snow ☃ man.txt", "100% sure.txt", "a/b c.csv", "%41"):
-        body = FileBody(path, Span(0, 1))
+        body = FileBody(path, ByteRange(0, 1))
         assert service.uploads.by_controller(body, name).filename == name
 
 
@@ -295,7 +299,7 @@ def test_the_token_goes_nowhere_but_to_the_service(
     assert read(service, artifact) == DATA
     (tmp_path / "f").write_bytes(b"abc")
     ticket = DirectTicket("a", "PUT", f"{elsewhere}/put", {"X-Own": "1"}, None, None)
-    service.uploads.put_direct(ticket, FileBody(tmp_path / "f", Span(0, 3)))
+    service.uploads.put_direct(ticket, FileBody(tmp_path / "f", ByteRange(0, 3)))
     assert len(Elsewhere.seen) >= 2
     assert all("authorization" not in headers for headers in Elsewhere.seen)
     assert Elsewhere.seen[-1]["x-own"] == "1"

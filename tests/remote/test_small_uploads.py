@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import (
     ArtifactfsError,
     BadAnswer,
@@ -20,7 +21,6 @@ from artifactfs.errors import (
 )
 from artifactfs.remote import Service
 from artifactfs.remote.bodies import FileBody
-from artifactfs.spans import Span
 from artifactfs.token import TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 
@@ -53,7 +53,7 @@ def service(server: Scripted) -> Iterator[Service]:
 def body(tmp_path: Path) -> FileBody:
     path = tmp_path / "file"
     path.write_bytes(os.urandom(10_000))
-    return FileBody(path, Span(0, 10_000))
+    return FileBody(path, ByteRange(0, 10_000))
 
 
 def test_one_connection_takes_one_file_after_the_other(
@@ -81,7 +81,7 @@ def test_an_empty_file_is_sent_like_any_other(
     server: Scripted, service: Service, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").touch()
-    service.uploads.by_controller(FileBody(tmp_path / "empty", Span(0, 0)), "empty")
+    service.uploads.by_controller(FileBody(tmp_path / "empty", ByteRange(0, 0)), "empty")
     assert server.bodies == [b""]
     assert "Content-Length: 0" in server.heads[0]
 

@@ -16,12 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.config import HttpConfig
-from artifactfs.errors import ArtifactfsError, BadAnswer, Refused, Unreachable
-from artifactfs.remote import DirectTicket, FileBody, PartUrl, Service
+from artifactfs.errors import (
+    ArtifactfsError,
+    BadAnswer,
+    Refused,
+    Unreachable,
+)
+from artifactfs.model import Artifact
+from artifactfs.remote import (
+    DirectTicket,
+    FileBody,
+    PartUrl,
+    Service,
+)
 from artifactfs.remote.connections import Connections
-from artifactfs.spans import Span
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 from tests.listening import Listening
@@ -109,7 +119,7 @@ class Stage:
     def download(self, *replies: Reply, **known: object) -> None:
         self.server.replies = [*replies]
         found = artifact(**known)
-        self.service.downloads.stream(found, Span(0, 10), Taken(), deadline_s=0.0)
+        self.service.downloads.stream(found, ByteRange(0, 10), Taken(), deadline_s=0.0)
 
     def list(self, first: Reply) -> None:
         self.server.replies = [first, answers({"artifacts": []})]
@@ -119,7 +129,7 @@ class Stage:
 @pytest.fixture
 def stage(server: Scripted, service: Service, tmp_path: Path) -> Stage:
     (tmp_path / "file").write_bytes(os.urandom(1000))
-    return Stage(service, server, FileBody(tmp_path / "file", Span(0, 1000)), "")
+    return Stage(service, server, FileBody(tmp_path / "file", ByteRange(0, 1000)), "")
 
 
 def by_redirect(stage: Stage) -> None:
@@ -251,7 +261,7 @@ def test_each_way_is_one(stage: Stage, server: Scripted, way: Callable[[Stage], 
 
 
 def read(service: Service, **known: object) -> None:
-    service.downloads.stream(artifact(**known), Span(0, 10), Taken(), deadline_s=0.0)
+    service.downloads.stream(artifact(**known), ByteRange(0, 10), Taken(), deadline_s=0.0)
 
 
 def carried(heads: list[str]) -> list[bool]:

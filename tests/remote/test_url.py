@@ -17,7 +17,12 @@ from artifactfs.config import HttpConfig
 from artifactfs.errors import BadAnswer, ConfigError
 from artifactfs.remote import Service
 from artifactfs.remote.connections import first_lines
-from artifactfs.remote.url import Url, of_header, parse, segment
+from artifactfs.remote.url import (
+    Url,
+    of_header,
+    parse,
+    segment,
+)
 from artifactfs.token import Secret, TokenSource
 
 BASE = parse("https://service.example:8443/prefix/api/v1/artifacts?limit=1")

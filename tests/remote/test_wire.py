@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.errors import ArtifactfsError, BadAnswer
+from artifactfs.model import Artifact
 from artifactfs.remote import wire, wire_listed
 
 HASH = "ab" * 32

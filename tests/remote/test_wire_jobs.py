@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs.errors import BadAnswer
-from artifactfs.job import Job, Task
+from artifactfs.model import Job, Task
 from artifactfs.remote import wire_jobs
 
 KEYS = """

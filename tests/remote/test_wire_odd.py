@@ -14,11 +14,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import index
 from artifactfs.config import HttpConfig
 from artifactfs.errors import BadAnswer
-from artifactfs.remote import Service, wire, wire_jobs, wire_listed
+from artifactfs.model import Artifact
+from artifactfs.remote import (
+    Service,
+    wire,
+    wire_jobs,
+    wire_listed,
+)
 from artifactfs.token import Secret, TokenSource
 from artifactfs.tree.artifact_files import nanoseconds
 from tests.fault_proxy import Scripted, sends

@@ -13,10 +13,15 @@ from typing import Any
 
 import pytest
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Catalog
+from artifactfs.model import Artifact
 from artifactfs.tree import ArtifactTree
-from artifactfs.tree.node import Directory, EntryChanged, File, Node
+from artifactfs.tree.node import (
+    Directory,
+    EntryChanged,
+    File,
+    Node,
+)
 from tests.catalog.clock import HandClock
 
 from .fakes import FakeOutbox, FakeStore

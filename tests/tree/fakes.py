@@ -15,9 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from artifactfs.artifact import Artifact
+from artifactfs.byte_range import ByteRange
 from artifactfs.errors import Gone
-from artifactfs.spans import Span
+from artifactfs.model import Artifact
 from tests.catalog.clock import START
 
 
@@ -74,7 +74,7 @@ class FakeContent:
     def try_read(self, start: int, stop: int) -> bytes | None:
         return None if self.data is None else self.data[start:stop]
 
-    def request(self, span: Span, done: Callable[[BaseException | None], None]) -> FakeTicket:
+    def request(self, span: ByteRange, done: Callable[[BaseException | None], None]) -> FakeTicket:
         done(Gone("it has expired") if self.data is None else None)
         return FakeTicket()
 

@@ -14,14 +14,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
-from artifactfs.errors import ContentGone, Gone, Unreachable, errno_of
-from artifactfs.spans import Span
+from artifactfs.byte_range import ByteRange
+from artifactfs.errors import (
+    ContentGone,
+    Gone,
+    Unreachable,
+    errno_of,
+)
+from artifactfs.model import Artifact
 from artifactfs.tree.artifacts import Artifacts
 from artifactfs.tree.commands import Commands
 from artifactfs.tree.inodes import Inodes
 from artifactfs.tree.listed import numbered
-from artifactfs.tree.node import AttributeChange, Directory, File, Kind, Node
+from artifactfs.tree.node import (
+    AttributeChange,
+    Directory,
+    File,
+    Kind,
+    Node,
+)
 from tests.catalog.clock import START
 
 from .conftest import World
@@ -141,7 +152,7 @@ def test_reading_goes_to_the_cache(world: World) -> None:
     assert handle.read(0, 100) == b"hello"
     assert handle.backing_fd() is None
     heard: list[BaseException | None] = []
-    handle.request(Span(0, 5), heard.append)
+    handle.request(ByteRange(0, 5), heard.append)
     assert heard == [None]
     handle.release()
     assert world.store.opened[0].closed
@@ -167,7 +178,7 @@ def test_what_expires_while_it_is_open_is_stale_and_the_catalog_looks(world: Wor
         handle.read(0, 5)
     assert errno_of(caught.value) == errno.ESTALE
     heard: list[BaseException | None] = []
-    handle.request(Span(0, 5), heard.append)
+    handle.request(ByteRange(0, 5), heard.append)
     assert isinstance(heard[0], ContentGone)
     assert world.catalog.refresh(10)
     assert world.calls > asked

@@ -19,7 +19,11 @@ from artifactfs import __version__
 from artifactfs.cache import CacheStatistics
 from artifactfs.errors import Unreachable
 from artifactfs.tree import metrics
-from artifactfs.tree.node import AttributeChange, Directory, Space
+from artifactfs.tree.node import (
+    AttributeChange,
+    Directory,
+    Space,
+)
 
 from .conftest import World
 from .fakes import DropEntry, artifact

@@ -10,10 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.artifact import Artifact
 from artifactfs.catalog import Snapshot, index
+from artifactfs.model import Artifact
 from artifactfs.tree import folders as folders_module
-from artifactfs.tree.folders import Changed, Folder, Folders, names_of
+from artifactfs.tree.folders import (
+    Changed,
+    Folder,
+    Folders,
+    names_of,
+)
 from artifactfs.tree.names import safe_path
 from tests.catalog.clock import START
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.tree.inodes import Inodes, Numbered, drop_ino, fixed_ino
+from artifactfs.tree.inodes import (
+    Inodes,
+    Numbered,
+    drop_ino,
+    fixed_ino,
+)
 
 CONTROLLED = st.sampled_from([Numbered.ARTIFACT, Numbered.FOLDER])
 

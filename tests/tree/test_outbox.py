@@ -8,7 +8,12 @@ import os
 
 import pytest
 
-from artifactfs.tree.node import AttributeChange, Directory, File, Kind
+from artifactfs.tree.node import (
+    AttributeChange,
+    Directory,
+    File,
+    Kind,
+)
 
 from .conftest import World
 from .fakes import fail

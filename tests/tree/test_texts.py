@@ -7,7 +7,11 @@ import os
 
 import pytest
 
-from artifactfs.tree.texts import TextHandle, blocks, refuse_writing
+from artifactfs.tree.texts import (
+    TextHandle,
+    blocks,
+    refuse_writing,
+)
 
 
 class Telling:

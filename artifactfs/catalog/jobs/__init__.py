@@ -9,7 +9,11 @@ woven into a log, JSON set out for people. ``watching`` and ``reading`` do witho
 from artifactfs.catalog.jobs.documents import Document, Page
 from artifactfs.catalog.jobs.live import JobLog, ProjectLog
 from artifactfs.catalog.jobs.pretty import pretty
-from artifactfs.catalog.jobs.reading import follow_log, read_log, read_result
+from artifactfs.catalog.jobs.reading import (
+    follow_log,
+    read_log,
+    read_result,
+)
 from artifactfs.catalog.jobs.registry import Jobs, Known
 from artifactfs.catalog.jobs.watching import JobWatch, Watched
 

@@ -32,8 +32,13 @@ from cachetools import LRUCache, TTLCache
 from artifactfs.catalog.jobs.pretty import pretty
 from artifactfs.catalog.jobs.shelf import Shelf
 from artifactfs.clock import Clock
-from artifactfs.errors import Cancelled, RemoteError, TimedOut, Unreachable
-from artifactfs.job import Job, Task
+from artifactfs.errors import (
+    Cancelled,
+    RemoteError,
+    TimedOut,
+    Unreachable,
+)
+from artifactfs.model import Job, Task
 from artifactfs.remote import Verdict
 
 RUNNING_S = 1.0

@@ -20,8 +20,19 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from artifactfs.errors import Cancelled, TimedOut, TooLarge, Unreachable, Unsupported
-from artifactfs.job import Change, StreamEvent, lacks_beginning, with_beginning
+from artifactfs.errors import (
+    Cancelled,
+    TimedOut,
+    TooLarge,
+    Unreachable,
+    Unsupported,
+)
+from artifactfs.model import (
+    Change,
+    StreamEvent,
+    lacks_beginning,
+    with_beginning,
+)
 from artifactfs.remote import EventStream, TooLargeEvent
 
 POLL_S = 0.5

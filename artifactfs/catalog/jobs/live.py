@@ -25,12 +25,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from artifactfs.catalog.jobs.following import POLL_S, JobFollower, ProjectFollower, Source
+from artifactfs.catalog.jobs.following import (
+    POLL_S,
+    JobFollower,
+    ProjectFollower,
+    Source,
+)
 from artifactfs.catalog.jobs.logs import Log
-from artifactfs.catalog.jobs.shelf import JOBS, PROJECTS, Shelf
-from artifactfs.catalog.jobs.weaving import MARK, MISSING, Weaver
+from artifactfs.catalog.jobs.shelf import (
+    JOBS,
+    PROJECTS,
+    Shelf,
+)
+from artifactfs.catalog.jobs.weaving import (
+    MARK,
+    MISSING,
+    Weaver,
+)
 from artifactfs.errors import ArtifactfsError
-from artifactfs.job import Change, Job, StreamEvent
+from artifactfs.model import (
+    Change,
+    Job,
+    StreamEvent,
+)
 
 LINGER_S = 10.0
 MOST_FOLLOWED = 256

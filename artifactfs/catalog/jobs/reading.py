@@ -11,7 +11,7 @@ from artifactfs.catalog.jobs import following
 from artifactfs.catalog.jobs.following import JobFollower, begun
 from artifactfs.catalog.jobs.weaving import Weaver
 from artifactfs.errors import Cancelled
-from artifactfs.job import Change
+from artifactfs.model import Change
 
 LOOK_S = 0.1
 CLOSE_S = 2.0

@@ -20,14 +20,27 @@ from pathlib import Path
 from typing import Protocol
 
 from artifactfs.catalog.jobs import documents, following
-from artifactfs.catalog.jobs.documents import Document, Documents, Page
+from artifactfs.catalog.jobs.documents import (
+    Document,
+    Documents,
+    Page,
+)
 from artifactfs.catalog.jobs.following import POLL_S
 from artifactfs.catalog.jobs.live import LINGER_S, LiveLogs
 from artifactfs.catalog.jobs.shelf import JOBS, Shelf
 from artifactfs.catalog.refresh import Refresher
 from artifactfs.clock import SYSTEM_CLOCK, Clock
-from artifactfs.errors import Gone, RemoteError, Unsupported
-from artifactfs.job import Change, Job, lacks_beginning, with_beginning
+from artifactfs.errors import (
+    Gone,
+    RemoteError,
+    Unsupported,
+)
+from artifactfs.model import (
+    Change,
+    Job,
+    lacks_beginning,
+    with_beginning,
+)
 
 ASK_WAIT_S = 2.0
 MOST_REMEMBERED = 10_000

@@ -28,7 +28,7 @@ from pathlib import Path
 import xxhash
 
 from artifactfs.catalog.jobs.logs import is_held
-from artifactfs.directories import make_private
+from artifactfs.system import make_private
 
 VERSION = "jobs-1"
 JOBS = "jobs"

@@ -15,8 +15,17 @@ from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from artifactfs.errors import Cancelled, Unsupported
-from artifactfs.job import Change, Job, StreamEvent, Task
-from artifactfs.remote import EventStream, TooLargeEvent, Verdict
+from artifactfs.model import (
+    Change,
+    Job,
+    StreamEvent,
+    Task,
+)
+from artifactfs.remote import (
+    EventStream,
+    TooLargeEvent,
+    Verdict,
+)
 
 POLL_S = 2.0
 PATIENCE_S = 60.0

@@ -28,7 +28,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from artifactfs.catalog.jobs.tails import Tail
-from artifactfs.job import OUTPUT_BYTES, Change, Job, Task
+from artifactfs.model import (
+    OUTPUT_BYTES,
+    Change,
+    Job,
+    Task,
+)
 
 MARK = "--- artifactfs: "
 MISSING = "output may be missing here"

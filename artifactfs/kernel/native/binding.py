@@ -31,7 +31,11 @@ from artifactfs.kernel.binding import MountOptions
 from artifactfs.kernel.mount_table import Mounted
 from artifactfs.kernel.native import passthrough
 from artifactfs.kernel.native.device import Device
-from artifactfs.kernel.native.ending import ENDED, STOP, Ending
+from artifactfs.kernel.native.ending import (
+    ENDED,
+    STOP,
+    Ending,
+)
 from artifactfs.kernel.native.mounting import (
     Attached,
     attach,

@@ -38,7 +38,11 @@ from typing import Final
 
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.device import Device
-from artifactfs.kernel.native.patience import UNSEEN_S, Wish, wish_of
+from artifactfs.kernel.native.patience import (
+    UNSEEN_S,
+    Wish,
+    wish_of,
+)
 from artifactfs.kernel.replies import Replies
 
 _log = logging.getLogger(__name__)

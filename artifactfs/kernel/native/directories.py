@@ -28,7 +28,13 @@ from artifactfs.kernel.native.stat import bare_entry_plus, dirent
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
 from artifactfs.tree.listed import numbered
-from artifactfs.tree.node import Directory, Entry, Kind, Node, kind_of
+from artifactfs.tree.node import (
+    Directory,
+    Entry,
+    Kind,
+    Node,
+    kind_of,
+)
 
 _log = logging.getLogger(__name__)
 

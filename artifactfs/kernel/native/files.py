@@ -35,16 +35,26 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Manners
+from artifactfs.kernel.native.calls import (
+    CHANGES,
+    SETTLES,
+    WAITS,
+    Call,
+    Manners,
+)
 from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.handles import OpenFile
 from artifactfs.kernel.native.names import is_writable
 from artifactfs.kernel.native.pools import Pool
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
-from artifactfs.spans import Span
-from artifactfs.tree.node import File, Handle, Ticket
+from artifactfs.tree.node import (
+    File,
+    Handle,
+    Ticket,
+)
 
 BRIEF_BYTES: Final = 128 * 1024
 """Up to here reading or writing a local file's pages takes less than handing it on."""
@@ -347,7 +357,7 @@ class _Reading:
         self._mount.handles.hold(self._opened)
         calls.defer(call, abandon=self._abandon)
         try:
-            span = Span(self._start, self._start + self._size)
+            span = ByteRange(self._start, self._start + self._size)
             self._ticket = self._opened.handle.request(span, self._done)
         except BaseException as error:  # noqa: BLE001 - becomes an errno, whatever it is
             self._done(error)

@@ -14,7 +14,12 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from artifactfs.tree.node import Directory, Entry, File, Handle
+from artifactfs.tree.node import (
+    Directory,
+    Entry,
+    File,
+    Handle,
+)
 
 
 class OpenFile:

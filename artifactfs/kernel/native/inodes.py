@@ -19,7 +19,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from artifactfs.kernel.native import wire
-from artifactfs.tree.node import Directory, File, Node
+from artifactfs.tree.node import (
+    Directory,
+    File,
+    Node,
+)
 
 _SMALL: Final = 1024
 _SHRINK_BELOW: Final = 4

@@ -29,10 +29,22 @@ from pathlib import Path
 from typing import Final
 
 from artifactfs.errors import MountError
-from artifactfs.kernel.binding import FILESYSTEM_TYPE, SUBTYPE, MountOptions
+from artifactfs.kernel.binding import (
+    FILESYSTEM_TYPE,
+    SUBTYPE,
+    MountOptions,
+)
 from artifactfs.kernel.mount_table import find_mount
-from artifactfs.kernel.mounting import FUSE_DEVICE, check_fuse, descriptor_of
-from artifactfs.kernel.unmounting import can_mount, fusermount, unmount
+from artifactfs.kernel.mounting import (
+    FUSE_DEVICE,
+    check_fuse,
+    descriptor_of,
+)
+from artifactfs.kernel.unmounting import (
+    can_mount,
+    fusermount,
+    unmount,
+)
 
 FUSERMOUNT_TIMEOUT_S: Final = 20.0
 

@@ -27,7 +27,11 @@ from artifactfs.kernel.native.calls import CHANGES, Call
 from artifactfs.kernel.native.channel import Handler
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.native.work import Mount
-from artifactfs.tree.node import AttributeChange, Link, Node
+from artifactfs.tree.node import (
+    AttributeChange,
+    Link,
+    Node,
+)
 
 _NS: Final = 1_000_000_000
 BLOCK_BYTES: Final = 4096

@@ -24,7 +24,11 @@ from artifactfs.errors import MountError
 from artifactfs.kernel.binding import MountOptions
 from artifactfs.kernel.native import wire
 from artifactfs.kernel.native.calls import Call, Calls
-from artifactfs.kernel.native.channel import Buffers, Dispatcher, Handler
+from artifactfs.kernel.native.channel import (
+    Buffers,
+    Dispatcher,
+    Handler,
+)
 from artifactfs.kernel.native.crew import Crew
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.directories import DirectoryOperations

@@ -12,7 +12,11 @@ from functools import lru_cache
 from typing import Final
 
 from artifactfs.kernel.native import wire
-from artifactfs.tree.node import Attributes, Kind, Node
+from artifactfs.tree.node import (
+    Attributes,
+    Kind,
+    Node,
+)
 
 _NS: Final = 1_000_000_000
 _MASK_64: Final = (1 << 64) - 1

@@ -12,7 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from artifactfs.kernel.native import wire
-from artifactfs.kernel.native.calls import WAITS, Call, Calls, Manners
+from artifactfs.kernel.native.calls import (
+    WAITS,
+    Call,
+    Calls,
+    Manners,
+)
 from artifactfs.kernel.native.crew import Crew
 from artifactfs.kernel.native.device import Device
 from artifactfs.kernel.native.handles import Handles

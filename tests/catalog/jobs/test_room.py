@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from artifactfs.catalog.jobs import Document, Jobs, documents, live, logs
+from artifactfs.catalog.jobs import (
+    Document,
+    Jobs,
+    documents,
+    live,
+    logs,
+)
 from artifactfs.catalog.jobs.logs import Log
 from artifactfs.catalog.jobs.shelf import Shelf
 from artifactfs.config import HttpConfig

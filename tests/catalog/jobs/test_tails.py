@@ -7,7 +7,13 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.catalog.jobs.tails import KNOWN_CHARS, SHORT_CHARS, SURE_CHARS, Tail, overlap
+from artifactfs.catalog.jobs.tails import (
+    KNOWN_CHARS,
+    SHORT_CHARS,
+    SURE_CHARS,
+    Tail,
+    overlap,
+)
 
 
 @st.composite

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import json
 
-from artifactfs.catalog.jobs.weaving import MARK, MISSING, NEW_ATTEMPT, Weaver, Woven
-from artifactfs.job import Change, Job, Task, lacks_beginning, with_beginning
+from artifactfs.catalog.jobs.weaving import (
+    MARK,
+    MISSING,
+    NEW_ATTEMPT,
+    Weaver,
+    Woven,
+)
+from artifactfs.model import (
+    Change,
+    Job,
+    Task,
+    lacks_beginning,
+    with_beginning,
+)
 
 
 class Logs:

@@ -22,9 +22,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from artifactfs.byte_range import ByteRange
 from artifactfs.kernel.binding import MountOptions
 from artifactfs.kernel.native import NativeBinding
-from artifactfs.spans import Span
 from artifactfs.tree.node import (
     FOREVER_S,
     Attributes,
@@ -103,7 +103,7 @@ class MixedHandle(Handle):
             return os.pread(self._fd, stop - start, start)
         return self._file.content[start:stop] if random.random() < 0.3 else None
 
-    def request(self, span: Span, done: Done) -> PooledTicket | None:
+    def request(self, span: ByteRange, done: Done) -> PooledTicket | None:
         if random.random() < 0.2:
             return None
         return PooledTicket(self._file.pool, lambda: time.sleep(random.random() / 200), done)

@@ -10,7 +10,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from artifactfs.kernel.native.calls import CHANGES, SETTLES, WAITS, Call, Calls, Manners
+from artifactfs.kernel.native.calls import (
+    CHANGES,
+    SETTLES,
+    WAITS,
+    Call,
+    Calls,
+    Manners,
+)
 from artifactfs.kernel.native.patience import UNSEEN_S, Wish
 from artifactfs.kernel.native.wire import Opcode
 from artifactfs.kernel.replies import Replies

@@ -10,7 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from artifactfs.kernel.native.ending import ENDED, STOP, Ending
+from artifactfs.kernel.native.ending import (
+    ENDED,
+    STOP,
+    Ending,
+)
 
 
 @pytest.fixture

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from artifactfs.kernel.native.inodes import Inodes
-from artifactfs.tree.node import Attributes, Directory, Entry, File, Handle, Kind, Node
+from artifactfs.tree.node import (
+    Attributes,
+    Directory,
+    Entry,
+    File,
+    Handle,
+    Kind,
+    Node,
+)
 
 
 class Plain(File):

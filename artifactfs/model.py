@@ -1,4 +1,9 @@
-"""Jobs and their tasks, as the rest of the project knows them.
+"""An artifact, as the rest of the project knows it.
+
+``remote.wire`` makes these from the service's JSON, whatever shape that had; everyone else only
+reads them. An artifact never changes: a new listing brings new values.
+
+Jobs and their tasks, as the rest of the project knows them.
 
 ``remote.wire`` makes these from the service's JSON, whatever shape that had; everyone else only
 reads them. What the service does not say is None, and in a `Change` that means "as it was": events
@@ -7,9 +12,36 @@ tell only what is new.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One artifact of the service.
+
+    `id` is opaque and not a safe file name. `sha256` is 64 lowercase hex digits or None,
+    `size_bytes` is exact or None: a reference to an external URL may have neither before it is
+    read. `filename`
+    is what the service says, unsafe and possibly with ``/``; it is the id where the service says
+    nothing. Times are UTC. `metadata` holds the keys of the service's object that have no field
+    here, as parsed JSON.
+    """
+
+    id: str
+    filename: str
+    created_at: datetime
+    expires_at: datetime
+    sha256: str | None = None
+    size_bytes: int | None = None
+    content_type: str = "application/octet-stream"
+    status: str = "ready"
+    external_url: str | None = None
+    job_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
 
 T = TypeVar("T", "Job", "Task")
 

@@ -25,7 +25,7 @@ PATIENCE_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Exposition:
+class MetricsServer:
     """Hands `text` to whoever asks at `address` (``host:port``), while its ``with`` block runs.
 
     Raises `MountError` if it cannot listen there.
@@ -34,7 +34,7 @@ class Exposition:
     def __init__(self, address: str, text: Callable[[], bytes]) -> None:
         host, _, port = address.rpartition(":")
         try:
-            self._server = _Server(host.strip("[]"), int(port), text)
+            self._server = _HttpServer(host.strip("[]"), int(port), text)
         except OSError as error:
             raise MountError(
                 f"metrics cannot be served at {address}: {error.strerror or error}",
@@ -65,13 +65,13 @@ class Exposition:
         self._thread.join()
 
 
-class _Server(HTTPServer):
+class _HttpServer(HTTPServer):
     def __init__(self, host: str, port: int, text: Callable[[], bytes]) -> None:
         self.text = text
         self.host = f"[{host}]" if ":" in host else host
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Page)
+        super().__init__((host, port), _MetricsHandler)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away or sent nothing is nobody's trouble."""
@@ -79,10 +79,10 @@ class _Server(HTTPServer):
         _log.debug("no metrics for %s", client_address, exc_info=True)
 
 
-class _Page(BaseHTTPRequestHandler):
+class _MetricsHandler(BaseHTTPRequestHandler):
     timeout = PATIENCE_S
     server_version = f"artifactfs/{__version__}"
-    server: _Server
+    server: _HttpServer
 
     def do_GET(self) -> None:
         """``/metrics`` and ``/``."""

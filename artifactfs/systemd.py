@@ -5,9 +5,9 @@ datagram socket that takes lines such as ``READY=1``, ``STATUS=…`` and ``STOPP
 ``WATCHDOG_USEC`` is how long it waits for the next ``WATCHDOG=1`` before it takes the process for
 dead. ``JOURNAL_STREAM`` is the device and inode of the pipe that leads to the journal, which
 understands a level in front of a line (sd-daemon(3)). `config` reads these variables with all else
-that the environment says; a `Supervisor` is what they said.
+that the environment says; a `SystemdNotifier` is what they said.
 
-A `Conversation` says READY once the mount answers; from then on a thread has the mount asked at
+A `SystemdSession` says READY once the mount answers; from then on a thread has the mount asked at
 every beat (by a process of its own: a driver that waits for itself could not be killed) and pings
 only if it answered, so that a driver that lives and serves nobody is restarted, too. At the end it
 says STOPPING, and how long the uploads may take. Nothing here fails: a manager that does not listen
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Supervisor:
+class SystemdNotifier:
     """Where a service manager listens, and how often it wants to hear something."""
 
     notify_socket: str | None = None
@@ -62,10 +62,10 @@ class Supervisor:
             _log.debug("the service manager does not listen at %s: %s", name, error)
 
 
-NOBODY = Supervisor()
+NOBODY = SystemdNotifier()
 
 
-def supervisor_of(environ: Mapping[str, str], pid: int) -> Supervisor:
+def systemd_notifier(environ: Mapping[str, str], pid: int) -> SystemdNotifier:
     """What the environment says to the process `pid`; what makes no sense says nothing."""
     notify_socket = environ.get("NOTIFY_SOCKET") or None
     if notify_socket is not None and notify_socket[0] not in "/@":
@@ -74,10 +74,10 @@ def supervisor_of(environ: Mapping[str, str], pid: int) -> Supervisor:
     meant = environ.get("WATCHDOG_PID") or str(pid)
     if meant == str(pid) and (environ.get("WATCHDOG_USEC") or "").isdigit():
         watchdog_s = int(environ["WATCHDOG_USEC"]) / 1e6 or None
-    return Supervisor(notify_socket, watchdog_s, environ.get("JOURNAL_STREAM") or None)
+    return SystemdNotifier(notify_socket, watchdog_s, environ.get("JOURNAL_STREAM") or None)
 
 
-class Conversation:
+class SystemdSession:
     """The conversation with a supervisor, from `ready` to `close`.
 
     `answers` says whether the mount does and must itself come back in time; `says` is one line for
@@ -85,7 +85,7 @@ class Conversation:
     """
 
     def __init__(
-        self, supervisor: Supervisor, answers: Callable[[], bool], says: Callable[[], str]
+        self, supervisor: SystemdNotifier, answers: Callable[[], bool], says: Callable[[], str]
     ) -> None:
         self._supervisor = supervisor
         self._answers = answers
