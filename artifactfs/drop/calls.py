@@ -9,11 +9,11 @@ from typing import Protocol
 
 from artifactfs.model import Artifact
 from artifactfs.remote import (
-    Body,
     DirectTicket,
     MultipartState,
     MultipartTicket,
     PartUrl,
+    RequestBody,
 )
 
 
@@ -22,7 +22,7 @@ class Uploads(Protocol):
 
     def by_controller(
         self,
-        source: Body,
+        source: RequestBody,
         filename: str,
         *,
         sha256: str | None = None,
@@ -35,7 +35,7 @@ class Uploads(Protocol):
     def put_direct(
         self,
         ticket: DirectTicket,
-        source: Body,
+        source: RequestBody,
         *,
         progress: Callable[[int], None] | None = None,
         cancelled: threading.Event | None = None,
@@ -51,7 +51,7 @@ class Uploads(Protocol):
     def put_part(
         self,
         url: PartUrl,
-        source: Body,
+        source: RequestBody,
         *,
         progress: Callable[[int], None] | None = None,
         cancelled: threading.Event | None = None,

@@ -8,33 +8,32 @@ people's URLs. ``url`` parses every URL, ``targets`` remembers where downloads w
 ``encoding`` decodes bodies in a content coding.
 """
 
-from artifactfs.remote.bodies import (
-    Body,
+from artifactfs.remote.downloader import (
+    Downloader,
+    DownloadResult,
+    ProbeResult,
+)
+from artifactfs.remote.jobs_api import JobsApi
+from artifactfs.remote.request_body import (
     FileBody,
     Progress,
+    RequestBody,
 )
-from artifactfs.remote.download import (
-    Delivered,
-    Downloader,
-    Probe,
-)
-from artifactfs.remote.events import EventStream, TooLargeEvent
-from artifactfs.remote.jobs import JobsApi
 from artifactfs.remote.service import Service
-from artifactfs.remote.uploads import UploadsApi
-from artifactfs.remote.wire import (
+from artifactfs.remote.sse import EventStream, TooLargeEvent
+from artifactfs.remote.uploads_api import UploadsApi
+from artifactfs.remote.wire_artifacts import (
     DirectTicket,
     MultipartState,
     MultipartTicket,
     PartUrl,
     UploadedPart,
 )
-from artifactfs.remote.wire_jobs import Verdict
+from artifactfs.remote.wire_jobs import ResultVerdict
 
 __all__ = [
-    "Body",
-    "Delivered",
     "DirectTicket",
+    "DownloadResult",
     "Downloader",
     "EventStream",
     "FileBody",
@@ -42,11 +41,12 @@ __all__ = [
     "MultipartState",
     "MultipartTicket",
     "PartUrl",
-    "Probe",
+    "ProbeResult",
     "Progress",
+    "RequestBody",
+    "ResultVerdict",
     "Service",
     "TooLargeEvent",
     "UploadedPart",
     "UploadsApi",
-    "Verdict",
 ]

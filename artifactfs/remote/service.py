@@ -6,17 +6,17 @@ from datetime import datetime
 
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.config import HttpConfig
-from artifactfs.remote.artifacts import ArtifactsApi
-from artifactfs.remote.download import Downloader
-from artifactfs.remote.external import AddressGuard
-from artifactfs.remote.jobs import JobsApi
-from artifactfs.remote.session import Session, service_url
-from artifactfs.remote.uploads import UploadsApi
+from artifactfs.remote.artifacts_api import ArtifactsApi
+from artifactfs.remote.downloader import Downloader
+from artifactfs.remote.external_guard import AddressGuard
+from artifactfs.remote.jobs_api import JobsApi
+from artifactfs.remote.session import HttpSession, service_url
+from artifactfs.remote.uploads_api import UploadsApi
 from artifactfs.token import TokenSource
 
 
 class Service:
-    """One service under one token: `artifacts` lists, `downloads` reads, `uploads` sends.
+    """One service under one token: `artifacts_fast` lists, `downloads` reads, `uploads` sends.
 
     `jobs` tells of jobs and projects.
     """
@@ -32,7 +32,7 @@ class Service:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         guard = AddressGuard(service_url(url), allow_private=external_allow_private)
-        self._session = Session(
+        self._session = HttpSession(
             url, token, http, check_peer=guard.check_peer, pool_size=pool_size, clock=clock
         )
         self.url = url

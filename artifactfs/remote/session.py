@@ -1,11 +1,13 @@
 """One connection pool to the service, its token, and the translation of what can go wrong.
 
-Every request of the project goes through `Session.attempt`, inside the retry loop of `retry`. It
-sees to it that
+Every request of the project goes through `HttpSession.attempt`, inside the retry loop of `retry`.
+It sees to it that
 
-* the bearer token goes to the service's own calls and nowhere else (`Session.is_api`), never where
+* the bearer token goes to the service's own calls and nowhere else (`HttpSession.is_api`), never
+where
   a URL has come from elsewhere, and with no request on behalf of an external reference, whose peers
-  are checked (``peers``). The `Url` that this depends on is the one that is connected to (``url``);
+  are checked (``external_guard``). The `Url` that this depends on is the one that is connected to
+  (``url``);
 * nothing is compressed (``Accept-Encoding: identity``: sizes and ranges are those of the file);
 * redirects are not followed by the library, which would carry headers along, and are no success:
   those of the service's calls name the URL that is to be set; and no cookies are kept, which go to
@@ -17,7 +19,7 @@ What is in flight is registered, so that `close` shuts its socket down and the t
 from it returns at once.
 
 `open` is for the service's calls and goes by requests. `fetch` is for downloads: the same rules,
-but where it can it speaks to the server directly (``connections``).
+but where it can it speaks to the server directly (``connection_pool``).
 """
 
 from __future__ import annotations
@@ -57,14 +59,14 @@ from artifactfs.errors import (
     Unreachable,
     Unsupported,
 )
-from artifactfs.remote import wire
-from artifactfs.remote.bodies import Adapter
-from artifactfs.remote.connection import NotPlain
-from artifactfs.remote.connections import Answer as DirectAnswer
-from artifactfs.remote.connections import Connections
-from artifactfs.remote.encoding import decoding, read_all
+from artifactfs.remote import wire_artifacts
+from artifactfs.remote.connection_pool import ConnectionPool
+from artifactfs.remote.connection_pool import DirectResponse as DirectAnswer
+from artifactfs.remote.content_encoding import decoding, read_all
+from artifactfs.remote.external_guard import CheckedPeers, CheckPeer
 from artifactfs.remote.header_values import http_date
-from artifactfs.remote.peers import CheckedPeers, CheckPeer
+from artifactfs.remote.http_connection import NotPlain
+from artifactfs.remote.request_body import Adapter
 from artifactfs.remote.retry import Retry, Transient
 from artifactfs.remote.url import (
     Url,
@@ -114,7 +116,7 @@ def redirected(url: Url, location: str) -> Url:
     return target
 
 
-class Answer(Protocol):
+class DownloadResponse(Protocol):
     """What a download gets: a head, and a body that goes into the caller's memory.
 
     `headers` is asked in lower case.
@@ -141,15 +143,15 @@ class Answer(Protocol):
         """End the reading in whatever thread it happens."""
 
 
-A = TypeVar("A", bound=Answer)
+A = TypeVar("A", bound=DownloadResponse)
 
 
 class _CanShutDown(Protocol):
     def shutdown(self) -> None: ...
 
 
-class LibraryAnswer:
-    """An `Answer` that requests has got."""
+class LibraryResponse:
+    """An `DownloadResponse` that requests has got."""
 
     def __init__(self, response: requests.Response, url: Url) -> None:
         self.url = url
@@ -176,7 +178,7 @@ class LibraryAnswer:
         return body
 
 
-class Session:
+class HttpSession:
     """The pool, the token and what is in flight. `_lock` guards the token and the in-flight set."""
 
     def __init__(
@@ -208,7 +210,7 @@ class Session:
         self._external_requests = _library(peers.adapter(**pools))
         self._environment = requests.Session()
         self._surroundings: dict[tuple[str, str, int], dict[str, Any]] = {}
-        self._connections = Connections(
+        self._connections = ConnectionPool(
             self._environment, peers, http.connect_timeout_s, http.timeout_s, pool_size
         )
 
@@ -254,7 +256,7 @@ class Session:
             optional=optional,
             deadline_s=deadline_s,
             cancelled=cancelled,
-            read=lambda data: wire.parse(data, what),
+            read=lambda data: wire_artifacts.parse(data, what),
         )
         return answered, headers
 
@@ -361,7 +363,7 @@ class Session:
         accept: frozenset[int],
         token: bool = True,
         external: bool = False,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[DownloadResponse]:
         """One attempt at a GET whose body is for the disk; see `open` for what it raises.
 
         Without `token` it carries none, wherever it leads; nor does an `external` one, whose peer
@@ -421,7 +423,9 @@ class Session:
                 self._in_flight.discard(answer)
             answer.close()
 
-    def _get(self, url: Url, headers: Mapping[str, str], ours: bool, external: bool) -> Answer:
+    def _get(
+        self, url: Url, headers: Mapping[str, str], ours: bool, external: bool
+    ) -> DownloadResponse:
         with self.translated(url):
             if not self._closed.is_set() and self._connections.speaks_to(url, external=external):
                 sent = {**_HEADERS, **headers}
@@ -430,7 +434,7 @@ class Session:
                 with contextlib.suppress(NotPlain):
                     return self._connections.ask("GET", url, sent, b"", external=external)
         library = self._external_requests if external else self._requests
-        return LibraryAnswer(self._send("GET", url, headers, None, None, ours, library), url)
+        return LibraryResponse(self._send("GET", url, headers, None, None, ours, library), url)
 
     def _post(self, url: Url, headers: Mapping[str, str], body: bytes) -> DirectAnswer:
         with self.translated(url):
@@ -517,7 +521,7 @@ class Session:
 
     def _failure(
         self,
-        response: requests.Response | Answer,
+        response: requests.Response | DownloadResponse,
         url: Url,
         body: bytes,
         method: str,
@@ -526,7 +530,7 @@ class Session:
     ) -> Exception:
         """What an answer that is no success means; `ours` is a call of the service, with token."""
         status = response.status_code
-        said = wire.complaint(body)
+        said = wire_artifacts.wire_warning(body)
         what = f"{method} {url.shown}"
         message = f"{what}: {said.message or response.reason or 'no reason given'} ({status})"
         if optional and status in _OPTIONAL:
@@ -645,7 +649,7 @@ def _reason(error: BaseException) -> str:
     text = (
         getattr(error, "strerror", None) or str(error).rpartition(": ")[2] or type(error).__name__
     )
-    return wire.words(str(text))
+    return wire_artifacts.words(str(text))
 
 
 def retry_after_s(value: str | None, clock: Clock) -> float | None:

@@ -1,4 +1,4 @@
-"""The second leaf of ``wire``: the JSON of jobs, tasks, results and their events.
+"""The second leaf of ``wire_artifacts``: the JSON of jobs, tasks, results and their events.
 
 Next to nothing of it is documented, so what stands here is lenient: a field that is not there or is
 of another kind is None, and only what has no id at all is left out. The documents themselves
@@ -22,9 +22,9 @@ from artifactfs.model import (
     Job,
     Task,
 )
-from artifactfs.remote.wire import (
+from artifactfs.remote.wire_artifacts import (
     MOST_SIZE_BYTES,
-    Page,
+    ArtifactPage,
     created_of,
     identity_of,
     is_text,
@@ -150,7 +150,7 @@ def _latest(document: Raw) -> datetime | None:
     return max((time for time in times if time is not None), default=None)
 
 
-def jobs_page(body: bytes, what: str) -> Page:
+def jobs_page(body: bytes, what: str) -> ArtifactPage:
     """A page of the list of jobs. Raises `BadAnswer`."""
     return page(parse(body, what), what, _JOB_LISTS)
 
@@ -172,7 +172,7 @@ def answered_job(data: bytes, job_id: str) -> Job:
     return found
 
 
-def projects_page(body: bytes, what: str) -> Page:
+def projects_page(body: bytes, what: str) -> ArtifactPage:
     """A page of the list of projects. Raises `BadAnswer`."""
     return page(parse(body, what), what, _PROJECT_LISTS)
 
@@ -283,7 +283,7 @@ def change(kind: str, data: str, job_id: str | None = None) -> Change | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ResultVerdict:
     """What a job's result says of itself. `quality` is the least of its tasks."""
 
     quality: float | None
@@ -291,11 +291,11 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def verdict(data: bytes) -> Verdict:
+def verdict(data: bytes) -> ResultVerdict:
     """From the answer of GET /results/<id>, whatever shape it has."""
     document = _unwrapped(parse(data, "GET /results/…"), ("result", "data"), ("tasks", "summary"))
     if not isinstance(document, dict):
-        return Verdict(None, None, ())
+        return ResultVerdict(None, None, ())
     entries = _value(document, ("tasks", "results", "task_results"))
     if isinstance(entries, dict):
         entries = list(entries.values())
@@ -311,7 +311,7 @@ def verdict(data: bytes) -> Verdict:
     said_of_all = complete = document.get("completeness")
     if complete is not None:
         said_of_all = words(complete if isinstance(complete, str) else json.dumps(complete))
-    return Verdict(
+    return ResultVerdict(
         quality=min(qualities, default=None),
         completeness=said_of_all,
         warnings=tuple(warnings[:MOST_WARNINGS]),

@@ -36,7 +36,11 @@ from artifactfs.catalog.jobs import (
 )
 from artifactfs.clock import Clock
 from artifactfs.errors import RemoteError, TimedOut
-from artifactfs.model import Artifact, Job, Task
+from artifactfs.model import (
+    Artifact,
+    Job,
+    Task,
+)
 from artifactfs.tree import xattrs
 from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.commands import Commands

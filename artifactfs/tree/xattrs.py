@@ -12,7 +12,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
-from artifactfs.model import Artifact, Job, Task
+from artifactfs.model import (
+    Artifact,
+    Job,
+    Task,
+)
 from artifactfs.tree.rooms import Entry, Usage
 
 PREFIX = "user.artifactfs."

@@ -21,7 +21,7 @@ from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Scripted
 
-from .test_connection import answer, read
+from .test_http_connection import answer, read
 
 READERS = 12
 HTTP = HttpConfig(connect_timeout_s=5, timeout_s=10, retry_for_s=10)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from artifactfs.byte_range import ByteRange
 from artifactfs.errors import ArtifactfsError
 from artifactfs.remote import Service
-from artifactfs.remote.connections import Connections
+from artifactfs.remote.connection_pool import ConnectionPool
 from artifactfs.remote.header_values import (
     ContentRange,
     content_range,
@@ -23,7 +23,7 @@ from artifactfs.remote.header_values import (
 )
 from tests.fault_proxy import Reply, Scripted, sends
 
-from .test_connection import Taken, artifact, plain, service_at
+from .test_http_connection import Taken, artifact, plain, service_at
 
 DIGITS = "9" * 5000
 LISTING = b'{"artifacts": []}'
@@ -98,7 +98,7 @@ def service(
     server: Scripted, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Service]:
     if request.param == "by the library":
-        monkeypatch.setattr(Connections, "speaks_to", lambda *_, **__: False)
+        monkeypatch.setattr(ConnectionPool, "speaks_to", lambda *_, **__: False)
     made = service_at(server.url)
     yield made
     made.close()

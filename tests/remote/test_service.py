@@ -32,7 +32,7 @@ from artifactfs.remote import (
     FileBody,
     Service,
 )
-from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.external_guard import AddressGuard
 from artifactfs.remote.url import parse
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy

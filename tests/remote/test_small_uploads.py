@@ -20,12 +20,12 @@ from artifactfs.errors import (
     Unreachable,
 )
 from artifactfs.remote import Service
-from artifactfs.remote.bodies import FileBody
+from artifactfs.remote.request_body import FileBody
 from artifactfs.token import TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 
-from .test_connection import HTTP, service_at
-from .test_wire import FULL
+from .test_http_connection import HTTP, service_at
+from .test_wire_artifacts import FULL
 
 CREATED = json.dumps(FULL).encode()
 NAME = "dir/naïve 100%.txt"

@@ -31,13 +31,13 @@ from artifactfs.remote import (
     PartUrl,
     Service,
 )
-from artifactfs.remote.connections import Connections
+from artifactfs.remote.connection_pool import ConnectionPool
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import Reply, Scripted, sends
 from tests.listening import Listening
 
-from .test_connection import PROXIES, Taken, artifact, certified, plain
-from .test_wire import FULL
+from .test_http_connection import PROXIES, Taken, artifact, certified, plain
+from .test_wire_artifacts import FULL
 
 __all__ = ["certified"]  # a fixture
 
@@ -101,7 +101,7 @@ def service(
     server: Scripted, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Service]:
     if request.param == "by the library":
-        monkeypatch.setattr(Connections, "speaks_to", lambda *_, **__: False)
+        monkeypatch.setattr(ConnectionPool, "speaks_to", lambda *_, **__: False)
     made = Service(server.url, TokenSource("t", value=Secret(TOKEN)), HTTP)
     yield made
     made.close()

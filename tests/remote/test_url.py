@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from artifactfs.config import HttpConfig
 from artifactfs.errors import BadAnswer, ConfigError
 from artifactfs.remote import Service
-from artifactfs.remote.connections import first_lines
+from artifactfs.remote.connection_pool import first_lines
 from artifactfs.remote.url import (
     Url,
     of_header,

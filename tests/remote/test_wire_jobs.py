@@ -102,8 +102,8 @@ def test_the_verdict_of_a_result_is_its_worst_task() -> None:
         ],
     }
     found = wire_jobs.verdict(json.dumps(result).encode())
-    assert found == wire_jobs.Verdict(0.25, "0.5", ("few samples", "drift"))
-    assert wire_jobs.verdict(b"[]") == wire_jobs.Verdict(None, None, ())
+    assert found == wire_jobs.ResultVerdict(0.25, "0.5", ("few samples", "drift"))
+    assert wire_jobs.verdict(b"[]") == wire_jobs.ResultVerdict(None, None, ())
 
 
 def test_output_is_text_or_the_texts_of_an_object() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs.errors import BadAnswer
-from artifactfs.remote import wire, wire_listed
-from artifactfs.remote.wire_listed import LISTS
+from artifactfs.remote import wire_artifacts
+from artifactfs.remote.wire_artifacts import LISTS
 
-from .test_wire import FULL, HASH, anything, without
+from .test_wire_artifacts import FULL, HASH, anything, without
 
 ODD: list[Any] = [
     FULL | {"job_id": "job_1"},
@@ -50,12 +50,16 @@ def body(*entries: Any, **more: Any) -> bytes:
 
 
 def read(data: bytes) -> list[Any]:
-    found = list(wire_listed.artifacts(wire_listed.page(data, "list").entries))
+    found = list(wire_artifacts.artifacts_fast(wire_artifacts.page_fast(data, "list").entries))
     return [(one, one.metadata) for one in found]
 
 
 def read_by_the_book(data: bytes) -> list[Any]:
-    found = list(wire.artifacts(wire.page(wire.parse(data, "list"), "list", LISTS).entries))
+    found = list(
+        wire_artifacts.artifacts(
+            wire_artifacts.page(wire_artifacts.parse(data, "list"), "list", LISTS).entries
+        )
+    )
     return [(one, one.metadata) for one in found]
 
 
@@ -89,15 +93,15 @@ def test_a_usual_entry_takes_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> N
     """Else the comparisons above would compare one way with itself."""
     data = body(FULL)
     expected = read_by_the_book(data)
-    monkeypatch.setattr(wire, "artifacts", None)
+    monkeypatch.setattr(wire_artifacts, "artifacts", None)
     assert read(data) == expected
 
 
 def test_the_next_page_is_found_in_every_wording() -> None:
-    assert wire_listed.page(body(FULL, next_cursor="c"), "list").cursor == "c"
-    assert wire_listed.page(body(FULL, next_cursor=""), "list").cursor is None
-    assert wire_listed.page(body(FULL, next_cursor=12), "list").cursor == "12"
-    assert wire_listed.page(body(FULL, next="c", next_cursor=None), "list").cursor == "c"
+    assert wire_artifacts.page_fast(body(FULL, next_cursor="c"), "list").cursor == "c"
+    assert wire_artifacts.page_fast(body(FULL, next_cursor=""), "list").cursor is None
+    assert wire_artifacts.page_fast(body(FULL, next_cursor=12), "list").cursor == "12"
+    assert wire_artifacts.page_fast(body(FULL, next="c", next_cursor=None), "list").cursor == "c"
 
 
 def test_an_unusable_entry_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +114,7 @@ def test_an_unusable_entry_is_named_once(caplog: pytest.LogCaptureFixture) -> No
 def test_what_is_not_json_is_a_bad_answer() -> None:
     for data in (b"", b"{", b"<html>", b"[" * 100_000, b'{"artifacts": [{]}'):
         with pytest.raises(BadAnswer, match="not JSON"):
-            wire_listed.page(data, "list")
+            wire_artifacts.page_fast(data, "list")
 
 
 def test_what_many_entries_share_is_held_once() -> None:

@@ -20,15 +20,14 @@ from artifactfs.errors import BadAnswer
 from artifactfs.model import Artifact
 from artifactfs.remote import (
     Service,
-    wire,
+    wire_artifacts,
     wire_jobs,
-    wire_listed,
 )
 from artifactfs.token import Secret, TokenSource
 from artifactfs.tree.artifact_files import nanoseconds
 from tests.fault_proxy import Scripted, sends
 
-from .test_wire import FULL, anything
+from .test_wire_artifacts import FULL, anything
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -109,7 +108,7 @@ def listed(key: str | None, entries: list[bytes]) -> bytes:
 
 
 def artifacts_in(body: bytes) -> list[Artifact]:
-    return list(wire_listed.artifacts(wire_listed.page(body, "list").entries))
+    return list(wire_artifacts.artifacts_fast(wire_artifacts.page_fast(body, "list").entries))
 
 
 READERS: list[tuple[str, Callable[[bytes], list[Any]], Callable[[Any], Any]]] = [
@@ -127,14 +126,14 @@ READERS: list[tuple[str, Callable[[bytes], list[Any]], Callable[[Any], Any]]] = 
     ),
     (
         "parts",
-        lambda body: list(wire.part_urls(wire.parse(body, "list"), "list")),
+        lambda body: list(wire_artifacts.part_urls(wire_artifacts.parse(body, "list"), "list")),
         lambda one: str(one.url).rpartition("/")[2],
     ),
     (
         "uploaded",
         lambda body: list(
-            wire.multipart_state(
-                {"part_size": 1, "part_count": 3, **wire.parse(body, "list")}
+            wire_artifacts.multipart_state(
+                {"part_size": 1, "part_count": 3, **wire_artifacts.parse(body, "list")}
             ).uploaded
         ),
         lambda one: one.etag,
@@ -213,12 +212,12 @@ def assert_usable(one: Artifact) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("created_at", "9999-12-31T00:00:00Z", wire.FIRST_TIME),
-        ("created_at", "0001-01-01T00:00:00Z", wire.FIRST_TIME),
-        ("created_at", 10**400, wire.FIRST_TIME),
+        ("created_at", "9999-12-31T00:00:00Z", wire_artifacts.FIRST_TIME),
+        ("created_at", "0001-01-01T00:00:00Z", wire_artifacts.FIRST_TIME),
+        ("created_at", 10**400, wire_artifacts.FIRST_TIME),
         ("created_at", "2200-01-01T00:00:00Z", datetime(2200, 1, 1, tzinfo=UTC)),
         ("expires_at", "9999-12-31T00:00:00Z", datetime(9999, 12, 31, tzinfo=UTC)),
-        ("expires_at", "9999-12-31T23:59:59-05:00", wire.LAST_TIME),
+        ("expires_at", "9999-12-31T23:59:59-05:00", wire_artifacts.LAST_TIME),
         ("expires_at", "0001-01-01T00:00:00Z", NOON + timedelta(days=7)),
         ("expires_at", 10**400, NOON + timedelta(days=7)),
     ],
@@ -231,7 +230,7 @@ def test_a_time_that_cannot_be_counts_as_absent(key: str, value: Any, expected: 
 def test_an_absent_time_of_creation_means_no_expiry() -> None:
     odd = json.dumps(FULL | {"created_at": "9999-12-31", "expires_at": None}).encode()
     (found,) = artifacts_in(listed("artifacts", [odd]))
-    assert found.expires_at == wire.LAST_TIME
+    assert found.expires_at == wire_artifacts.LAST_TIME
 
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda one: repr(one[:30]))
@@ -253,16 +252,16 @@ def test_an_odd_value_beside_the_list_does_not_matter(value: bytes) -> None:
 def test_a_cursor_that_cannot_be_asked_for_is_not_the_end(value: bytes) -> None:
     body = b'{"artifacts": [], "next_cursor": %b}' % value
     if value == b"1e999":  # stands as its text
-        assert wire_listed.page(body, "list").cursor == "1e999"
+        assert wire_artifacts.page_fast(body, "list").cursor == "1e999"
         return
     with pytest.raises(BadAnswer, match="next_cursor"):
-        wire_listed.page(body, "list")
+        wire_artifacts.page_fast(body, "list")
 
 
 @pytest.mark.parametrize("value", [b"null", b'""', b"false", b"[]", b"{}"])
 def test_an_empty_cursor_is_the_end(value: bytes) -> None:
     body = b'{"artifacts": [], "next_cursor": %b}' % value
-    assert wire_listed.page(body, "list").cursor is None
+    assert wire_artifacts.page_fast(body, "list").cursor is None
 
 
 def test_places_of_tasks_count_the_odd_ones() -> None:

@@ -39,7 +39,7 @@ from artifactfs.errors import (
     Unreachable,
 )
 from artifactfs.model import Job, Task
-from artifactfs.remote import Verdict
+from artifactfs.remote import ResultVerdict
 
 RUNNING_S = 1.0
 TROUBLE_S = 5.0
@@ -70,7 +70,7 @@ class Source(Protocol):
     def output(self, job_id: str, *, deadline_s: float | None = None) -> bytes | None: ...
     def read_job(self, job_id: str, document: bytes) -> Job: ...
     def read_tasks(self, job_id: str, document: bytes) -> Sequence[tuple[Task, Any]]: ...
-    def read_verdict(self, document: bytes) -> Verdict: ...
+    def read_verdict(self, document: bytes) -> ResultVerdict: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from artifactfs.model import (
 )
 from artifactfs.remote import (
     EventStream,
+    ResultVerdict,
     TooLargeEvent,
-    Verdict,
 )
 
 POLL_S = 2.0
@@ -44,7 +44,7 @@ class Source(Protocol):
     ) -> tuple[EventStream, ...]: ...
     def project_stream(self, project: str, *, last_id: str = "") -> EventStream: ...
     def read_event(self, event: StreamEvent, job_id: str | None = None) -> Change | None: ...
-    def read_verdict(self, document: bytes) -> Verdict: ...
+    def read_verdict(self, document: bytes) -> ResultVerdict: ...
 
 
 @dataclass(frozen=True, slots=True)

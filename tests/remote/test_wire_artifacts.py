@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from artifactfs.errors import ArtifactfsError, BadAnswer
 from artifactfs.model import Artifact
-from artifactfs.remote import wire, wire_listed
+from artifactfs.remote import wire_artifacts
 
 HASH = "ab" * 32
 FULL: dict[str, Any] = {
@@ -45,7 +45,7 @@ def without(*keys: str, **more: Any) -> dict[str, Any]:
 
 
 def test_the_documented_object_is_read() -> None:
-    found = wire.artifact(FULL)
+    found = wire_artifacts.artifact(FULL)
     assert (found.id, found.sha256, found.size_bytes) == ("art_1", HASH, 123)
     assert (found.filename, found.created_at) == ("dataset.parquet", NOON)
     assert found.expires_at == NOON + timedelta(days=7)
@@ -70,7 +70,7 @@ def test_the_documented_object_is_read() -> None:
     ],
 )
 def test_other_names_and_wrappings_mean_the_same(document: dict[str, Any]) -> None:
-    assert wire.artifact(document) == wire.artifact(FULL)
+    assert wire_artifacts.artifact(document) == wire_artifacts.artifact(FULL)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +88,18 @@ def test_other_names_and_wrappings_mean_the_same(document: dict[str, Any]) -> No
     ],
 )
 def test_times_in_many_forms_are_one_moment(value: object) -> None:
-    assert wire.time_of(value) == NOON
+    assert wire_artifacts.time_of(value) == NOON
 
 
 def test_unknown_keys_are_kept_for_the_user() -> None:
-    assert wire.artifact(FULL | {"tags": ["a"], "variant": 3}).metadata == {
+    assert wire_artifacts.artifact(FULL | {"tags": ["a"], "variant": 3}).metadata == {
         "tags": ["a"],
         "variant": 3,
     }
 
 
 def test_absent_hash_size_and_name_are_none_none_and_the_id() -> None:
-    found = wire.artifact({"id": "art_1", "created_at": "2026-11-23T12:00:00Z"})
+    found = wire_artifacts.artifact({"id": "art_1", "created_at": "2026-11-23T12:00:00Z"})
     assert (found.sha256, found.size_bytes, found.filename) == (None, None, "art_1")
 
 
@@ -111,7 +111,7 @@ def test_an_unusable_artifact_is_left_out_with_one_warning(
     document: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        found = list(wire.artifacts((document, FULL)))
+        found = list(wire_artifacts.artifacts((document, FULL)))
     assert [one.id for one in found] == ["art_1"]
     assert len(caplog.records) == 1
 
@@ -119,33 +119,33 @@ def test_an_unusable_artifact_is_left_out_with_one_warning(
 @pytest.mark.parametrize("key", ["artifacts", "items", "data"])
 @pytest.mark.parametrize("cursor", ["next_cursor", "next", "next_page_token"])
 def test_pages_in_other_words(key: str, cursor: str) -> None:
-    page = wire.page({key: [FULL], cursor: "c"}, "list", wire_listed.LISTS)
+    page = wire_artifacts.page({key: [FULL], cursor: "c"}, "list", wire_artifacts.LISTS)
     assert (page.entries, page.cursor) == ((FULL,), "c")
-    assert wire.page([FULL], "list", wire_listed.LISTS).cursor is None
+    assert wire_artifacts.page([FULL], "list", wire_artifacts.LISTS).cursor is None
 
 
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(BadAnswer, match="upload_url"):
-        wire.direct_ticket({"artifact_id": "art_1"}, NOON)
+        wire_artifacts.direct_ticket({"artifact_id": "art_1"}, NOON)
     with pytest.raises(BadAnswer, match="upload_id"):
-        wire.multipart_ticket({"part_size": 5}, 10, NOON)
+        wire_artifacts.multipart_ticket({"part_size": 5}, 10, NOON)
     with pytest.raises(BadAnswer, match="part_size"):
-        wire.multipart_ticket({"upload_id": "u"}, 10, NOON)
+        wire_artifacts.multipart_ticket({"upload_id": "u"}, 10, NOON)
     with pytest.raises(BadAnswer, match="artifacts"):
-        wire.page({"things": []}, "list", wire_listed.LISTS)
+        wire_artifacts.page({"things": []}, "list", wire_artifacts.LISTS)
 
 
 @given(anything)
 def test_no_json_raises_anything_but_our_errors(document: Any) -> None:
     readers = [
-        lambda: list(wire.artifacts((document,))),
-        lambda: wire.page(document, "x", wire_listed.LISTS),
-        lambda: wire.direct_ticket(document, NOON),
-        lambda: wire.multipart_ticket(document, 100, NOON),
-        lambda: wire.multipart_state(document),
-        lambda: wire.part_urls(document, "x"),
-        lambda: wire.existing(document, "x"),
-        lambda: wire.answered_artifact(document, "x"),
+        lambda: list(wire_artifacts.artifacts((document,))),
+        lambda: wire_artifacts.page(document, "x", wire_artifacts.LISTS),
+        lambda: wire_artifacts.direct_ticket(document, NOON),
+        lambda: wire_artifacts.multipart_ticket(document, 100, NOON),
+        lambda: wire_artifacts.multipart_state(document),
+        lambda: wire_artifacts.part_urls(document, "x"),
+        lambda: wire_artifacts.existing(document, "x"),
+        lambda: wire_artifacts.answered_artifact(document, "x"),
     ]
     for read in readers:
         try:
@@ -157,7 +157,7 @@ def test_no_json_raises_anything_but_our_errors(document: Any) -> None:
 @given(st.dictionaries(st.sampled_from(sorted(FULL)), anything))
 def test_any_values_in_known_keys_give_an_artifact_or_a_reason(changed: dict[str, Any]) -> None:
     try:
-        found = wire.artifact(FULL | changed)
+        found = wire_artifacts.artifact(FULL | changed)
     except ValueError:
         return
     assert found.id
@@ -179,21 +179,21 @@ def test_any_values_in_known_keys_give_an_artifact_or_a_reason(changed: dict[str
     ],
 )
 def test_the_services_words_are_found_in_any_body(body: bytes, words: str) -> None:
-    assert wire.complaint(body).message == words
+    assert wire_artifacts.wire_warning(body).message == words
 
 
 @given(st.binary(max_size=2000) | anything.map(lambda value: json.dumps(value).encode()))
 def test_the_words_of_any_body_are_one_bounded_printable_line(body: bytes) -> None:
-    found = wire.complaint(body)
+    found = wire_artifacts.wire_warning(body)
     for text in (found.message, found.code, found.action):
-        assert len(text) <= wire.MOST_WORDS
+        assert len(text) <= wire_artifacts.MOST_WORDS
         assert text.isprintable()
 
 
 def test_json_that_is_too_deep_or_not_json_is_a_bad_answer() -> None:
     for body in (b"[" * 200_000, b"\xff", b"", b"{"):
         with pytest.raises(BadAnswer):
-            wire.parse(body, "GET /artifacts")
+            wire_artifacts.parse(body, "GET /artifacts")
 
 
 @given(
@@ -215,7 +215,7 @@ def test_json_that_is_too_deep_or_not_json_is_a_bad_answer() -> None:
 def test_the_quick_way_says_what_the_thorough_one_does(document: dict[str, object]) -> None:
     def outcome(one: dict[str, object]) -> object:
         try:
-            return wire.artifact(one)
+            return wire_artifacts.artifact(one)
         except ValueError as error:
             return str(error)
 

@@ -6,7 +6,7 @@ asked again. Readers that meet the same expiry share that one question: the firs
 wait until it knows whether the new target answers, and then use that one. Only what the service
 itself says, or a target that it has just named, is an error of its readers.
 
-`Targets` knows no HTTP: `Downloader` asks, and tells it how that went.
+`RedirectTargets` knows no HTTP: `Downloader` asks, and tells it how that went.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 REMEMBERED_TARGETS = 4096
 
 
-class Targets(Generic[T]):
+class RedirectTargets(Generic[T]):
     """The targets of artifacts, and the questions that are being asked. Thread-safe.
 
     A question is a future: it ends when there is a target that works, or none, or with the error

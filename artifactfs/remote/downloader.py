@@ -13,15 +13,16 @@ them.) What can go wrong on the way is settled here:
   when it has enough;
 * a redirect is followed, at most five times; from the first hop on that is no call of the service
   the token stays behind, wherever later ones lead. Its target is remembered per artifact, and the
-  service is asked again at any failure of it (``targets``);
-* a body in a content coding, which was not asked for, is decoded, as a whole (``encoding``);
+  service is asked again at any failure of it (``redirect_targets``);
+* a body in a content coding, which was not asked for, is decoded, as a whole
+(``content_encoding``);
 * an answer that is for another range is not passed on: `BadAnswer`;
 * nor is one whose ETag is not that of the answer before: `ContentChanged`, because two versions
   must never mix. The sink hears of each ETag before the bytes, and may know of an older one.
 
 References to external URLs are redirects too, but to wherever someone pointed: only http and https,
-not to private or loopback addresses (``external`` checks them, also behind each further redirect),
-and never with the token, not even where they lead back to the service.
+not to private or loopback addresses (``external_guard`` checks them, also behind each further
+redirect), and never with the token, not even where they lead back to the service.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ from artifactfs.errors import (
     Unreachable,
 )
 from artifactfs.model import Artifact
-from artifactfs.remote.artifacts import ArtifactsApi
-from artifactfs.remote.encoding import codings_of, decoding
-from artifactfs.remote.external import AddressGuard
+from artifactfs.remote.artifacts_api import ArtifactsApi
+from artifactfs.remote.content_encoding import codings_of, decoding
+from artifactfs.remote.external_guard import AddressGuard
 from artifactfs.remote.header_values import content_range, whole_number
+from artifactfs.remote.redirect_targets import RedirectTargets
 from artifactfs.remote.retry import Transient
 from artifactfs.remote.session import (
-    Answer,
-    Session,
+    DownloadResponse,
+    HttpSession,
     redirected,
 )
-from artifactfs.remote.targets import Targets
 from artifactfs.remote.url import Url, segment
 
 MOST_REDIRECTS = 5
@@ -65,7 +66,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _ACCEPTED = _REDIRECTS | {416}
 
 
-class Sink(Protocol):
+class DownloadTarget(Protocol):
     """Who takes the bytes."""
 
     def version(self, etag: str) -> None:
@@ -81,7 +82,7 @@ class Sink(Protocol):
         """The bytes stop for a while, or for good."""
 
 
-class Nothing:
+class DiscardTarget:
     """A sink for who wants the head only."""
 
     def version(self, _etag: str) -> None:
@@ -98,7 +99,7 @@ class Nothing:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class ProbeResult:
     """What is known of an artifact before it is read; None where the service does not say."""
 
     size_bytes: int | None
@@ -106,7 +107,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DownloadResult:
     """How a download went: the size in all if it was told, whether the range was honoured."""
 
     size_bytes: int | None
@@ -128,7 +129,7 @@ class Hop:
 
 
 @dataclass(slots=True)
-class _Course:
+class _DownloadState:
     """Where one download stands. For one thread."""
 
     span: ByteRange
@@ -143,29 +144,29 @@ class _Course:
 class Downloader:
     """Reads artifacts."""
 
-    def __init__(self, session: Session, artifacts: ArtifactsApi, guard: AddressGuard) -> None:
+    def __init__(self, session: HttpSession, artifacts: ArtifactsApi, guard: AddressGuard) -> None:
         self._session = session
         self._artifacts = artifacts
         self._guard = guard
-        self._targets: Targets[Hop] = Targets()
+        self._targets: RedirectTargets[Hop] = RedirectTargets()
 
-    def probe(self, artifact: Artifact) -> Probe:
+    def probe(self, artifact: Artifact) -> ProbeResult:
         """Size and ETag, by HEAD, or else by the answer to a range of one byte."""
         head = self._artifacts.head(artifact.id) if artifact.external_url is None else None
         if head is not None and head.size_bytes is not None:
-            return Probe(head.size_bytes, head.etag)
-        done = self.stream(artifact, ByteRange(0, 1), Nothing())
-        return Probe(done.size_bytes, done.etag)
+            return ProbeResult(head.size_bytes, head.etag)
+        done = self.stream(artifact, ByteRange(0, 1), DiscardTarget())
+        return ProbeResult(done.size_bytes, done.etag)
 
     def stream(
         self,
         artifact: Artifact,
         span: ByteRange,
-        sink: Sink,
+        sink: DownloadTarget,
         *,
         cancelled: threading.Event | None = None,
         deadline_s: float | None = None,
-    ) -> Delivered:
+    ) -> DownloadResult:
         """Read the bytes of `span` into `sink`; see the module for what it may get besides.
 
         Raises `Gone`, `NotAllowed`, `Unreachable`, `TimedOut`, `BadAnswer`, `Cancelled`, and
@@ -173,7 +174,7 @@ class Downloader:
         """
         if artifact.size_bytes is not None:
             span = span.clip(artifact.size_bytes)
-        course = _Course(span, span.start)
+        course = _DownloadState(span, span.start)
         while not course.ended:
             before = course.position
             try:
@@ -187,13 +188,13 @@ class Downloader:
             except Unreachable:
                 if course.position == before:
                     raise
-        return Delivered(course.size_bytes, course.ranged, course.etag)
+        return DownloadResult(course.size_bytes, course.ranged, course.etag)
 
     def _attempt(
         self,
         artifact: Artifact,
-        course: _Course,
-        sink: Sink,
+        course: _DownloadState,
+        sink: DownloadTarget,
         cancelled: threading.Event | None,
     ) -> None:
         if not course.span and course.span.start > 0:
@@ -222,8 +223,8 @@ class Downloader:
     def _ask_again(
         self,
         artifact: Artifact,
-        course: _Course,
-        sink: Sink,
+        course: _DownloadState,
+        sink: DownloadTarget,
         cancelled: threading.Event | None,
     ) -> None:
         """Read from where the service says now, for all readers that wait for the answer."""
@@ -250,8 +251,8 @@ class Downloader:
         self,
         artifact: Artifact,
         hop: Hop,
-        course: _Course,
-        sink: Sink,
+        course: _DownloadState,
+        sink: DownloadTarget,
         cancelled: threading.Event | None,
     ) -> None:
         """Read from `hop`, or from where it redirects to."""
@@ -297,9 +298,9 @@ class Downloader:
     def _receive(
         self,
         artifact: Artifact,
-        answer: Answer,
-        course: _Course,
-        sink: Sink,
+        answer: DownloadResponse,
+        course: _DownloadState,
+        sink: DownloadTarget,
         cancelled: threading.Event | None,
         found: tuple[int, int | None],
     ) -> None:
@@ -346,7 +347,7 @@ class Downloader:
         course.ended = True
 
     def _check_range(
-        self, artifact: Artifact, answer: Answer, course: _Course
+        self, artifact: Artifact, answer: DownloadResponse, course: _DownloadState
     ) -> tuple[int, int | None]:
         """Where the body begins and ends (None: unknown). Raises `BadAnswer` if it is not ours."""
         etag = answer.headers.get("etag")
@@ -357,7 +358,7 @@ class Downloader:
         return found
 
     def _find_range(
-        self, artifact: Artifact, answer: Answer, course: _Course
+        self, artifact: Artifact, answer: DownloadResponse, course: _DownloadState
     ) -> tuple[int, int | None]:
         headers = answer.headers
         if answer.status_code == 416:
@@ -388,7 +389,7 @@ class Downloader:
         self._check_size(artifact, course, length_bytes)
         return 0, length_bytes
 
-    def _check_size(self, artifact: Artifact, course: _Course, size_bytes: int) -> None:
+    def _check_size(self, artifact: Artifact, course: _DownloadState, size_bytes: int) -> None:
         for known in (artifact.size_bytes, course.size_bytes):
             if known is not None and known != size_bytes:
                 raise BadAnswer(f"{artifact.id}: {size_bytes} bytes instead of {known}")

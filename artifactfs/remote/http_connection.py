@@ -51,7 +51,7 @@ class NotPlain(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """The head of an answer whose body has `length_bytes`. Header names are in lower case."""
 
     status_code: int
@@ -61,7 +61,7 @@ class Head:
     keeps_alive: bool
 
 
-def parse_head(data: bytes) -> Head:
+def parse_head(data: bytes) -> ResponseHead:
     """The head in `data`, which ends before the empty line (RFC 9112 §4, §5). Raises `NotPlain`."""
     first, *lines = data.decode("latin-1").split("\r\n")
     status_line = _STATUS_LINE.fullmatch(first)
@@ -83,7 +83,7 @@ def parse_head(data: bytes) -> Head:
     status_code = int(status_line[1])
     keeps_alive = headers.get("connection", "keep-alive").lower() == "keep-alive"
     length_bytes = _length_bytes(status_code, headers.get("content-length", ""))
-    return Head(status_code, status_line[2] or "", headers, length_bytes, keeps_alive)
+    return ResponseHead(status_code, status_line[2] or "", headers, length_bytes, keeps_alive)
 
 
 def _length_bytes(status_code: int, said: str) -> int:
@@ -96,7 +96,7 @@ def _length_bytes(status_code: int, said: str) -> int:
     return length_bytes
 
 
-class Connection:
+class HttpConnection:
     """See the module. Raises urllib3's exceptions, `TimeoutError` and `NotPlain`."""
 
     def __init__(self, made: urllib3.connection.HTTPConnection, timeout_s: float) -> None:
@@ -124,7 +124,7 @@ class Connection:
         """Whether another request may be sent: the last body was read, nothing has come since."""
         return self._keeps_alive and not self._left_bytes and not self.is_arriving()
 
-    def ask(self, request: bytes) -> Head:
+    def ask(self, request: bytes) -> ResponseHead:
         """Send a request, wait for the head of its answer."""
         self._left_bytes = 1  # not usable until the answer says how it goes on
         with _translated():
@@ -143,7 +143,7 @@ class Connection:
         self._keeps_alive = head.keeps_alive
         return head
 
-    def _receive_head(self, end_s: float) -> Head:
+    def _receive_head(self, end_s: float) -> ResponseHead:
         """The next head. A server may neither be silent for long nor dribble for ever."""
         data = bytearray(self._early)
         while (end := data.find(b"\r\n\r\n")) < 0:

@@ -1,6 +1,6 @@
 """What is sent: a file, or a span of one, that can be opened again for each attempt.
 
-The bytes of a file need not pass through Python: what ``requests`` is given to send are `FilePiece`
+The bytes of a file need not pass through Python: what ``requests`` is given to send are `FileRange`
 objects, and the connection (`PlainConnection`) hands such a piece to the kernel (``sendfile``).
 Whoever does not know them, as a connection through TLS, reads from them as from any file.
 """
@@ -26,7 +26,7 @@ PIECE_BYTES = 512 << 10
 Progress = Callable[[int], None]
 
 
-class Body(Protocol):
+class RequestBody(Protocol):
     """A re-openable body of a known size."""
 
     @property
@@ -56,7 +56,7 @@ class FileBody:
         return file
 
 
-class FilePiece:
+class FileRange:
     """The next `size_bytes` of an open file: a readable object, or work for the kernel."""
 
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
@@ -83,11 +83,11 @@ class FilePiece:
         self._left_bytes = 0
 
 
-class Sending:
+class SendProgress:
     """A body on its way: reports progress, stops when cancelled. What ``requests`` reads from."""
 
     def __init__(
-        self, body: Body, progress: Progress | None, cancelled: threading.Event | None
+        self, body: RequestBody, progress: Progress | None, cancelled: threading.Event | None
     ) -> None:
         self._file = body.open()
         self._size_bytes = body.size_bytes
@@ -98,7 +98,7 @@ class Sending:
     def __len__(self) -> int:
         return self._size_bytes
 
-    def read(self, size: int = -1) -> FilePiece | bytes:
+    def read(self, size: int = -1) -> FileRange | bytes:
         """The next piece, however small a one was asked for: the library sends what it gets."""
         _ = size
         if self._cancelled is not None and self._cancelled.is_set():
@@ -107,7 +107,7 @@ class Sending:
         self._sent_bytes += count
         if self._progress is not None:
             self._progress(self._sent_bytes)
-        return FilePiece(self._file, count) if count else b""
+        return FileRange(self._file, count) if count else b""
 
     def close(self) -> None:
         """Close the file."""
@@ -119,7 +119,7 @@ class PlainConnection(HTTPConnection):
 
     def send(self, data: Any) -> None:
         """Send a piece of a file, or what every connection can send."""
-        if isinstance(data, FilePiece) and self.sock is not None:
+        if isinstance(data, FileRange) and self.sock is not None:
             data.send_to(self.sock)
         else:
             super().send(data)

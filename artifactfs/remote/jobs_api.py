@@ -22,12 +22,12 @@ from artifactfs.model import (
     StreamEvent,
     Task,
 )
-from artifactfs.remote import wire, wire_jobs
-from artifactfs.remote.events import PATIENCE_S, EventStream
-from artifactfs.remote.paging import pages
-from artifactfs.remote.session import Session
+from artifactfs.remote import wire_artifacts, wire_jobs
+from artifactfs.remote.artifacts_api import pages
+from artifactfs.remote.session import HttpSession
+from artifactfs.remote.sse import PATIENCE_S, EventStream
 from artifactfs.remote.url import segment
-from artifactfs.remote.wire_jobs import Verdict
+from artifactfs.remote.wire_jobs import ResultVerdict
 
 MOST_QUERY_CHARS = 6000
 
@@ -35,7 +35,7 @@ MOST_QUERY_CHARS = 6000
 class JobsApi:
     """Lists jobs and projects, and tells about one."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: HttpSession) -> None:
         self._session = session
         self._warned: set[str] = set()
 
@@ -143,13 +143,13 @@ class JobsApi:
         return wire_jobs.change(event.kind, event.data, job_id)
 
     @staticmethod
-    def read_verdict(document: bytes) -> Verdict:
+    def read_verdict(document: bytes) -> ResultVerdict:
         """What a result says of itself."""
         return wire_jobs.verdict(document)
 
     def _json(self, path: str, deadline_s: float | None) -> bytes:
         def read(data: bytes) -> bytes:
-            wire.parse(data, f"GET /{path}")
+            wire_artifacts.parse(data, f"GET /{path}")
             return data
 
         return self._session.body("GET", path, read=read, deadline_s=deadline_s)[0]

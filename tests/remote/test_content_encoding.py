@@ -19,8 +19,8 @@ from artifactfs.errors import (
 from artifactfs.remote import Service
 from tests.fault_proxy import Reply, Scripted, sends
 
-from .test_connection import DATA, Taken, answer, artifact, plain, service_at
-from .test_wire import FULL
+from .test_http_connection import DATA, Taken, answer, artifact, plain, service_at
+from .test_wire_artifacts import FULL
 
 raw = zlib.compressobj(wbits=-15)
 RAW = raw.compress(DATA) + raw.flush()

@@ -28,9 +28,9 @@ from artifactfs.errors import (
 )
 from artifactfs.model import Artifact
 from artifactfs.remote import Service
-from artifactfs.remote.connection import (
-    Head,
+from artifactfs.remote.http_connection import (
     NotPlain,
+    ResponseHead,
     parse_head,
 )
 from artifactfs.token import Secret, TokenSource
@@ -53,7 +53,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 # Heads
 
 
-def head(*lines: str) -> Head:
+def head(*lines: str) -> ResponseHead:
     return parse_head("\r\n".join(lines).encode("latin-1"))
 
 
@@ -476,9 +476,9 @@ def test_a_name_that_leads_elsewhere_when_it_is_connected_to_is_refused(
 def test_the_library_checks_whom_it_has_reached_too(
     server: Scripted, public_service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from artifactfs.remote.connections import Connections
+    from artifactfs.remote.connection_pool import ConnectionPool
 
-    monkeypatch.setattr(Connections, "speaks_to", lambda *_, **__: False)
+    monkeypatch.setattr(ConnectionPool, "speaks_to", lambda *_, **__: False)
     with Scripted(plain) as victim:
         server.replies = [redirects_to(f"http://rebinding.example:{victim.port}/x")]
         with pytest.raises(Refused, match=r"127\.0\.0\.1, a private address"):

@@ -15,20 +15,20 @@ from urllib.parse import quote
 
 from artifactfs.errors import BadAnswer, Gone
 from artifactfs.model import Artifact
-from artifactfs.remote import wire, wire_listed
-from artifactfs.remote.bodies import (
-    Body,
+from artifactfs.remote import wire_artifacts
+from artifactfs.remote.content_encoding import decoding, read_all
+from artifactfs.remote.request_body import (
     Progress,
-    Sending,
+    RequestBody,
+    SendProgress,
 )
-from artifactfs.remote.encoding import decoding, read_all
 from artifactfs.remote.session import (
     MOST_ANSWER_BYTES,
-    Session,
+    HttpSession,
     redirected,
 )
 from artifactfs.remote.url import Url, segment
-from artifactfs.remote.wire import (
+from artifactfs.remote.wire_artifacts import (
     DirectTicket,
     MultipartState,
     MultipartTicket,
@@ -51,12 +51,12 @@ def header_filename(filename: str) -> str:
 class UploadsApi:
     """Sends bytes to the service."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: HttpSession) -> None:
         self._session = session
 
     def by_controller(
         self,
-        source: Body,
+        source: RequestBody,
         filename: str,
         *,
         sha256: str | None = None,
@@ -86,7 +86,9 @@ class UploadsApi:
             body = self._send(
                 "POST", url, latin, source, progress, cancelled, token=True, deadline_s=0.0
             )[0]
-        return wire.answered_artifact(wire.parse(body, "POST /artifacts"), "POST /artifacts")
+        return wire_artifacts.answered_artifact(
+            wire_artifacts.parse(body, "POST /artifacts"), "POST /artifacts"
+        )
 
     def service_now(self) -> datetime | None:
         """The present by the service's clock, up to a second early; None if it has not told."""
@@ -101,11 +103,11 @@ class UploadsApi:
             "GET",
             "artifacts",
             params={"limit": str(_LISTED)},
-            read=lambda body: wire_listed.page(body, "GET /artifacts"),
+            read=lambda body: wire_artifacts.page_fast(body, "GET /artifacts"),
         )
         found = [
             one
-            for one in wire_listed.artifacts(page.entries)
+            for one in wire_artifacts.artifacts_fast(page.entries)
             if (one.sha256, one.size_bytes, one.filename) == (sha256, size_bytes, filename)
             and one.external_url is None
         ]
@@ -114,13 +116,13 @@ class UploadsApi:
     def start_direct(self, sha256: str, size_bytes: int, filename: str) -> DirectTicket | Artifact:
         """POST /artifacts/direct: where to PUT, or the artifact if the bytes are there."""
         document = self._start("direct", sha256, size_bytes, filename)
-        known = wire.existing(document, "POST /artifacts/direct")
-        return known or wire.direct_ticket(document, self._session.clock.now())
+        known = wire_artifacts.existing(document, "POST /artifacts/direct")
+        return known or wire_artifacts.direct_ticket(document, self._session.clock.now())
 
     def put_direct(
         self,
         ticket: DirectTicket,
-        source: Body,
+        source: RequestBody,
         *,
         progress: Progress | None = None,
         cancelled: threading.Event | None = None,
@@ -137,27 +139,29 @@ class UploadsApi:
             return None
         url = self._session.named(ticket.complete_url, "artifacts/direct")
         document, _ = self._session.json("POST", url, body={"sha256": sha256, "size": size_bytes})
-        return wire.answered_artifact(document, "POST /artifacts/direct/…/complete")
+        return wire_artifacts.answered_artifact(document, "POST /artifacts/direct/…/complete")
 
     def start_multipart(
         self, sha256: str, size_bytes: int, filename: str
     ) -> MultipartTicket | Artifact:
         """POST /artifacts/multipart: how to send the parts, or the artifact if it is there."""
         document = self._start("multipart", sha256, size_bytes, filename)
-        known = wire.existing(document, "POST /artifacts/multipart")
-        return known or wire.multipart_ticket(document, size_bytes, self._session.clock.now())
+        known = wire_artifacts.existing(document, "POST /artifacts/multipart")
+        return known or wire_artifacts.multipart_ticket(
+            document, size_bytes, self._session.clock.now()
+        )
 
     def multipart_state(self, upload_id: str) -> MultipartState:
         """What has arrived. Raises `Gone` if the upload is unknown or has expired."""
         document, _ = self._session.json("GET", self._multipart(upload_id))
-        return wire.multipart_state(document)
+        return wire_artifacts.multipart_state(document)
 
     def part_urls(self, upload_id: str, numbers: Sequence[int]) -> list[PartUrl]:
         """Fresh URLs for these parts. Raises `BadAnswer` if one is missing."""
         document, _ = self._session.json(
             "POST", self._multipart(upload_id, "/parts"), body={"part_numbers": list(numbers)}
         )
-        urls = {part.number: part for part in wire.part_urls(document, "POST …/parts")}
+        urls = {part.number: part for part in wire_artifacts.part_urls(document, "POST …/parts")}
         missing = [number for number in numbers if number not in urls]
         if missing:
             raise BadAnswer(f"POST /artifacts/multipart/…/parts: no URL for part {missing[0]}")
@@ -166,7 +170,7 @@ class UploadsApi:
     def put_part(
         self,
         url: PartUrl,
-        source: Body,
+        source: RequestBody,
         *,
         progress: Progress | None = None,
         cancelled: threading.Event | None = None,
@@ -189,7 +193,7 @@ class UploadsApi:
             "parts": [{"part_number": number, "etag": etag} for number, etag in parts],
         }
         document, _ = self._session.json("POST", self._multipart(upload_id, "/complete"), body=body)
-        return wire.answered_artifact(document, "POST /artifacts/multipart/…/complete")
+        return wire_artifacts.answered_artifact(document, "POST /artifacts/multipart/…/complete")
 
     def abandon_multipart(self, upload_id: str) -> None:
         """Give the upload up; one that is gone already is fine."""
@@ -222,7 +226,7 @@ class UploadsApi:
         self,
         url: Url,
         headers: Mapping[str, str],
-        source: Body,
+        source: RequestBody,
         progress: Progress | None,
         cancelled: threading.Event | None,
     ) -> bytes | None:
@@ -242,7 +246,7 @@ class UploadsApi:
         method: str,
         url: Url,
         headers: Mapping[str, str | bytes],
-        source: Body,
+        source: RequestBody,
         progress: Progress | None,
         cancelled: threading.Event | None,
         *,
@@ -257,7 +261,7 @@ class UploadsApi:
                 method,
                 target,
                 headers=dict(headers) | length,  # type: ignore[arg-type]
-                data=lambda: Sending(source, progress, cancelled),
+                data=lambda: SendProgress(source, progress, cancelled),
                 token=token,
                 accept=accept,
             ) as response:

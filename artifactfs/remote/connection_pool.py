@@ -1,9 +1,9 @@
 """The connections that downloads and small uploads are spoken over, kept alive between requests.
 
-`Connections.ask` sends a request over one of them, made where none is idle. How to connect (which
-certificates to trust) is what requests would do in this environment; where it would go through a
-proxy, and for a while to a server that has answered as only the library can read, `speaks_to` says
-no, and the caller leaves the request to the library.
+`ConnectionPool.ask` sends a request over one of them, made where none is idle. How to connect
+(which certificates to trust) is what requests would do in this environment; where it would go
+through a proxy, and for a while to a server that has answered as only the library can read,
+`speaks_to` says no, and the caller leaves the request to the library.
 
 A server may close an idle connection at any time. One that it has closed already is not used; one
 that it closes just when the next request is sent answers nothing, and the request, if it is a GET,
@@ -24,12 +24,12 @@ import requests
 import urllib3.connection
 import urllib3.exceptions
 
-from artifactfs.remote.connection import (
-    Connection,
-    Head,
+from artifactfs.remote.external_guard import CheckedPeers
+from artifactfs.remote.http_connection import (
+    HttpConnection,
     NotPlain,
+    ResponseHead,
 )
-from artifactfs.remote.peers import CheckedPeers
 from artifactfs.remote.url import Url
 
 MOST_IDLE_S = 60.0
@@ -53,7 +53,7 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Route:
     """How to connect to an origin; `certificates` is a file or a directory."""
 
     is_direct: bool
@@ -66,11 +66,16 @@ def first_lines(url: Url) -> str:
     return f"{url.target} HTTP/1.1\r\nHost: {url.netloc}\r\n"
 
 
-class Answer:
+class DirectResponse:
     """The answer to one request, and the connection that its body comes over. For one thread."""
 
     def __init__(
-        self, url: Url, head: Head, origin: Origin, connection: Connection, owner: Connections
+        self,
+        url: Url,
+        head: ResponseHead,
+        origin: Origin,
+        connection: HttpConnection,
+        owner: ConnectionPool,
     ) -> None:
         self.url = url
         self.status_code = head.status_code
@@ -97,7 +102,7 @@ class Answer:
         self._owner.give_back(self._origin, self._connection)
 
 
-class Connections:
+class ConnectionPool:
     """See the module. `_lock` guards who is idle, who is busy, and what is known of origins."""
 
     def __init__(
@@ -114,9 +119,9 @@ class Connections:
         self._timeout_s = timeout_s
         self._most_idle = most_idle
         self._lock = threading.Lock()
-        self._idle: dict[Origin, list[Connection]] = {}
-        self._busy: set[Connection] = set()
-        self._ways: dict[Origin, _Way] = {}
+        self._idle: dict[Origin, list[HttpConnection]] = {}
+        self._busy: set[HttpConnection] = set()
+        self._ways: dict[Origin, _Route] = {}
         self._closed = False
 
     def speaks_to(self, url: Url, *, external: bool) -> bool:
@@ -126,11 +131,11 @@ class Connections:
 
     def ask(
         self, method: str, url: Url, headers: Mapping[str, str], body: bytes, *, external: bool
-    ) -> Answer:
+    ) -> DirectResponse:
         """Send a request; if it is `external`, over connections whose other side was checked.
 
-        Raises `NotPlain` when the library has to do it, and as `Connection` does. A request with a
-        body was carried out then, as far as anyone knows.
+        Raises `NotPlain` when the library has to do it, and as `HttpConnection` does. A request
+        with a body was carried out then, as far as anyone knows.
         """
         origin = Origin(*url.origin, external)
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -141,7 +146,7 @@ class Connections:
             connection = connection or self._connect(origin)
             try:
                 self._begin(connection)
-                return Answer(url, connection.ask(request), origin, connection, self)
+                return DirectResponse(url, connection.ask(request), origin, connection, self)
             except NotPlain:
                 self._end(connection)
                 self._leave_to_library(origin, LEFT_TO_LIBRARY_S if method == "GET" else math.inf)
@@ -154,22 +159,22 @@ class Connections:
                 self._end(connection)
                 raise
 
-    def _begin(self, connection: Connection) -> None:
+    def _begin(self, connection: HttpConnection) -> None:
         """From now on `close` ends its reading."""
         with self._lock:
             if self._closed:
                 raise urllib3.exceptions.ProtocolError("the connections are closed")
             self._busy.add(connection)
 
-    def _end(self, connection: Connection) -> None:
+    def _end(self, connection: HttpConnection) -> None:
         with self._lock:
             self._busy.discard(connection)
         connection.close()
 
-    def give_back(self, origin: Origin, connection: Connection) -> None:
+    def give_back(self, origin: Origin, connection: HttpConnection) -> None:
         """Keep it for the next request, if it can be."""
         connection.drain()
-        excess: Connection | None = connection
+        excess: HttpConnection | None = connection
         if connection.is_usable:
             connection.idle_since_s = time.monotonic()
             with self._lock:
@@ -192,7 +197,7 @@ class Connections:
         for one in idle:
             one.close()
 
-    def _idle_one(self, origin: Origin) -> Connection | None:
+    def _idle_one(self, origin: Origin) -> HttpConnection | None:
         oldest_s = time.monotonic() - MOST_IDLE_S
         while True:
             with self._lock:
@@ -206,7 +211,7 @@ class Connections:
                 return connection
             connection.close()
 
-    def _connect(self, origin: Origin) -> Connection:
+    def _connect(self, origin: Origin) -> HttpConnection:
         way = self._way(origin)
         if origin.scheme == "http":
             plain = self._peers.plain if origin.is_external else urllib3.connection.HTTPConnection
@@ -224,9 +229,9 @@ class Connections:
                 ca_cert_dir=way.certificates if is_directory else None,
                 ca_certs=None if is_directory else way.certificates,
             )
-        return Connection(made, self._timeout_s)
+        return HttpConnection(made, self._timeout_s)
 
-    def _way(self, origin: Origin) -> _Way:
+    def _way(self, origin: Origin) -> _Route:
         with self._lock:
             known = self._ways.get(origin)
         if known is not None:
@@ -236,7 +241,7 @@ class Connections:
         proxy = requests.utils.select_proxy(url, settings["proxies"])
         verify = settings["verify"]
         certificates = verify if isinstance(verify, str) else requests.utils.DEFAULT_CA_BUNDLE_PATH
-        way = _Way(proxy is None, certificates)
+        way = _Route(proxy is None, certificates)
         with self._lock:
             if len(self._ways) >= MOST_ORIGINS:
                 self._ways.clear()
