@@ -39,15 +39,6 @@ from urllib.parse import urlsplit
 from artifactfs import __version__
 from artifactfs.cache import CachedContent, Store
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import (
-    Jobs,
-    JobWatch,
-    Watched,
-    follow_log,
-    pretty,
-    read_log,
-    read_result,
-)
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
 from artifactfs.drop import (
@@ -63,6 +54,15 @@ from artifactfs.errors import (
     Conflict,
     Gone,
     RemoteError,
+)
+from artifactfs.jobs import (
+    JobRegistry,
+    JobWatch,
+    WatchedJob,
+    follow_log,
+    pretty,
+    read_log,
+    read_result,
 )
 from artifactfs.kernel.binding import Binding, MountOptions
 from artifactfs.kernel.bindings import make as make_binding
@@ -96,7 +96,7 @@ __all__ = [
     "Client",
     "Mount",
     "Mounted",
-    "Watched",
+    "WatchedJob",
     "abort",
     "clean_stale",
     "doctor",
@@ -297,10 +297,10 @@ class Client:
         self,
         job_ids: Sequence[str],
         project: str | None,
-        tell: Callable[[Watched], None],
+        tell: Callable[[WatchedJob], None],
         *,
         cancelled: threading.Event,
-    ) -> list[Watched]:
+    ) -> list[WatchedJob]:
         """Tell of every change of these jobs, or of a project's, until all have ended."""
         return JobWatch(self._service.jobs, job_ids, project).run(tell, cancelled)
 
@@ -371,7 +371,7 @@ class Mount:
                 catalog.add(artifact)
 
             outbox = None if self._config.mount.read_only else self._outbox(catalog, uploaded)
-            jobs = Jobs(
+            jobs = JobRegistry(
                 self._service.jobs,
                 self._config.cache.directory,
                 origin=self._service.origin,

@@ -4,7 +4,7 @@
 it, ``listing`` puts both together as the `Catalog` that the tree reads from without a lock.
 """
 
-from artifactfs.catalog.index import Snapshot
-from artifactfs.catalog.listing import Catalog
+from artifactfs.catalog.catalog import Catalog
+from artifactfs.catalog.snapshot import Snapshot
 
 __all__ = ["Catalog", "Snapshot"]

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from artifactfs import assembly
-from artifactfs.assembly import Watched
+from artifactfs.assembly import WatchedJob
 from artifactfs.cli import shown, words
 from artifactfs.cli.failures import (
     FAILED,
@@ -103,11 +103,11 @@ def watch(jobs: tuple[str, ...], project: str | None, as_json: bool, **flags: An
         raise click.UsageError("name some jobs, or a project by --project")
     terminal = shown.console()
     is_live = terminal.is_terminal and not as_json
-    known: dict[str, Watched] = {}
+    known: dict[str, WatchedJob] = {}
     showing = Live(console=terminal, refresh_per_second=8) if is_live else nullcontext()
     with _trouble(), interruptible() as cancelled, showing as live:
 
-        def tell(one: Watched) -> None:
+        def tell(one: WatchedJob) -> None:
             before = known.get(one.job.id)
             known[one.job.id] = one
             if live is not None:
@@ -135,7 +135,7 @@ def _trouble() -> Iterator[None]:
         raise click.exceptions.Exit(TROUBLE) from error
 
 
-def _document(one: Watched) -> dict[str, Any]:
+def _document(one: WatchedJob) -> dict[str, Any]:
     return {
         "job_id": one.job.id,
         "status": one.job.status,
@@ -150,18 +150,18 @@ def _document(one: Watched) -> dict[str, Any]:
     }
 
 
-def _line(one: Watched) -> str:
+def _line(one: WatchedJob) -> str:
     quality = "" if one.quality is None else f", quality {_quality(one)}"
     error = "" if one.job.error is None else f": {one.job.error}"
     return shown.for_output(f"{one.job.id} {one.job.status or '?'}{quality}{error}")
 
 
-def _quality(one: Watched) -> str:
+def _quality(one: WatchedJob) -> str:
     """Two digits, rounded down: 1.00 is perfect, and nothing else is."""
     return "" if one.quality is None else f"{math.floor(one.quality * 100) / 100:.2f}"
 
 
-def _table(known: dict[str, Watched]) -> RenderableType:
+def _table(known: dict[str, WatchedJob]) -> RenderableType:
     """What goes on first, then what has ended, and not more than a screen."""
     rows = sorted(known.values(), key=lambda one: one.job.ended)
     lines = shown.rows(

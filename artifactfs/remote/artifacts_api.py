@@ -17,13 +17,21 @@ from typing import Any
 
 import requests
 
-from artifactfs.errors import BadAnswer, Gone, Unsupported
+from artifactfs.errors import (
+    BadAnswer,
+    Gone,
+    Unsupported,
+)
 from artifactfs.model import Artifact
 from artifactfs.remote import wire_artifacts
 from artifactfs.remote.content_encoding import codings_of
 from artifactfs.remote.header_values import http_date, whole_number
 from artifactfs.remote.session import HttpSession
-from artifactfs.remote.url import of_header, parse, segment
+from artifactfs.remote.url import (
+    of_header,
+    parse,
+    segment,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from artifactfs.catalog import Catalog, Snapshot
-from artifactfs.catalog.index import differences
+from artifactfs.catalog.snapshot import differences
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.model import Artifact
 from artifactfs.tree.artifact_files import ArtifactFile, nanoseconds

@@ -23,8 +23,8 @@ import errno
 import os
 
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import Jobs
 from artifactfs.errors import TimedOut
+from artifactfs.jobs import JobRegistry
 from artifactfs.model import Artifact
 from artifactfs.tree.node import read_only
 from artifactfs.tree.orders import Orders, word_of
@@ -41,7 +41,7 @@ REFRESH_WAIT_S = 30.0
 class Commands:
     """What a mount can be told to do, each as an order. No method blocks; thread-safe."""
 
-    def __init__(self, catalog: Catalog, store: Store, jobs: Jobs | None = None) -> None:
+    def __init__(self, catalog: Catalog, store: Store, jobs: JobRegistry | None = None) -> None:
         self.orders = Orders()
         self._catalog = catalog
         self._store = store

@@ -29,13 +29,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.jobs import (
-    Document,
-    Jobs,
-    Page,
-)
 from artifactfs.clock import Clock
 from artifactfs.errors import RemoteError, TimedOut
+from artifactfs.jobs import (
+    Document,
+    DocumentPage,
+    JobRegistry,
+)
 from artifactfs.model import (
     Artifact,
     Job,
@@ -97,7 +97,7 @@ class JobRooms:
     `_lock` guards how often each document is open.
     """
 
-    def __init__(self, jobs: Jobs, catalog: Catalog, given: Commands, clock: Clock) -> None:
+    def __init__(self, jobs: JobRegistry, catalog: Catalog, given: Commands, clock: Clock) -> None:
         self.jobs = jobs
         self.catalog = catalog
         self.commands = given
@@ -114,7 +114,7 @@ class JobRooms:
             if not self._open[job_id, which]:
                 del self._open[job_id, which]
 
-    def page(self, job_id: str, which: Document) -> Page | None:
+    def page(self, job_id: str, which: Document) -> DocumentPage | None:
         """What is known of a document. Where it is open it is kept up to date. At once."""
         documents = self.jobs.documents
         if (job_id, which) in self._open and not documents.is_fresh(job_id, which):
@@ -149,7 +149,7 @@ class JobRooms:
         moment = (job.changed_at or job.created_at) if job is not None else None
         return nanoseconds(moment) if moment is not None else self.made_ns
 
-    def text_changed_ns(self, job_id: str, page: Page | None) -> int:
+    def text_changed_ns(self, job_id: str, page: DocumentPage | None) -> int:
         """When a document changed: with its job, if that has ended and says when it did."""
         job = self.jobs.known.jobs.get(job_id)
         if page is None or (page.final and job is not None and job.changed_at is not None):

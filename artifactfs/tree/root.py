@@ -16,8 +16,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from artifactfs.catalog import Catalog, Snapshot
-from artifactfs.catalog.jobs import Jobs
 from artifactfs.clock import SYSTEM_CLOCK, Clock
+from artifactfs.jobs import JobRegistry
 from artifactfs.tree import commands
 from artifactfs.tree.artifact_files import nanoseconds
 from artifactfs.tree.artifacts import (
@@ -116,7 +116,7 @@ class ArtifactTree:
         outbox: Outbox | None,
         *,
         facts: Facts,
-        jobs: Jobs | None = None,
+        jobs: JobRegistry | None = None,
         on_leave: Callable[[bool], None] = lambda _: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.catalog.jobs import watching
 from artifactfs.cli import cli
 from artifactfs.cli.failures import run
 from artifactfs.controller.program import ProgramJob
 from artifactfs.controller.testing import LocalController
+from artifactfs.jobs import watch
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 
@@ -122,7 +122,7 @@ def test_several_jobs_are_watched_until_all_have_ended(
     with FaultProxy(service.url) as proxy, monkeypatch.context() as patched:
         patched.setenv("ARTIFACTFS_URL", proxy.url)
         if way == "polled":
-            patched.setattr(watching, "POLL_S", 0.05)
+            patched.setattr(watch, "POLL_S", 0.05)
             proxy.break_with(path="/jobs/watch", status=404, times=9)
 
         def end() -> None:

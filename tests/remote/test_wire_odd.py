@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.catalog import index
+from artifactfs.catalog import snapshot
 from artifactfs.config import HttpConfig
 from artifactfs.errors import BadAnswer
 from artifactfs.model import Artifact
@@ -205,8 +205,8 @@ def assert_usable(one: Artifact) -> None:
     assert quote(one.id, safe="")
     assert json.loads(json.dumps(dict(one.metadata), allow_nan=False)) == one.metadata
     other = copy.deepcopy(one)
-    old = index.listed(index.Snapshot(), index.gathered({}, [one]), NOON)
-    assert index.gathered(old.by_id, [other])[one.id] is one
+    old = snapshot.listed(snapshot.Snapshot(), snapshot.gathered({}, [one]), NOON)
+    assert snapshot.gathered(old.by_id, [other])[one.id] is one
 
 
 @pytest.mark.parametrize(

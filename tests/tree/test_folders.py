@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.catalog import Snapshot, index
+from artifactfs.catalog import Snapshot
+from artifactfs.catalog import snapshot as snapshots
 from artifactfs.model import Artifact
 from artifactfs.tree import folders as folders_module
 from artifactfs.tree.folders import (
@@ -64,8 +65,8 @@ def view(folders: Folders) -> dict[str, str]:
 def apply(
     folders: Folders, old: Snapshot, listing: list[Artifact]
 ) -> tuple[Snapshot, list[Changed]]:
-    new = index.listed(old, index.gathered(old.by_id, listing), START)
-    differ = index.differences(old, new)
+    new = snapshots.listed(old, snapshots.gathered(old.by_id, listing), START)
+    differ = snapshots.differences(old, new)
     applied = folders.apply(differ.removed, differ.added, 1)
     return new, [*applied.changed, *(Changed("", name, was_there=False) for name in applied.fresh)]
 

@@ -6,26 +6,26 @@ where it lies on disk. ``tails``, ``weaving`` and ``pretty`` are pure: tails joi
 woven into a log, JSON set out for people. ``watching`` and ``reading`` do without a mount.
 """
 
-from artifactfs.catalog.jobs.documents import Document, Page
-from artifactfs.catalog.jobs.live import JobLog, ProjectLog
-from artifactfs.catalog.jobs.pretty import pretty
-from artifactfs.catalog.jobs.reading import (
+from artifactfs.jobs.documents import Document, DocumentPage, pretty
+from artifactfs.jobs.jobs import JobRegistry, KnownJob
+from artifactfs.jobs.live_logs import JobLog, ProjectLog
+from artifactfs.jobs.watch import (
+    JobWatch,
+    WatchedJob,
     follow_log,
     read_log,
     read_result,
 )
-from artifactfs.catalog.jobs.registry import Jobs, Known
-from artifactfs.catalog.jobs.watching import JobWatch, Watched
 
 __all__ = [
     "Document",
+    "DocumentPage",
     "JobLog",
+    "JobRegistry",
     "JobWatch",
-    "Jobs",
-    "Known",
-    "Page",
+    "KnownJob",
     "ProjectLog",
-    "Watched",
+    "WatchedJob",
     "follow_log",
     "pretty",
     "read_log",

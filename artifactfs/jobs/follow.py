@@ -43,7 +43,7 @@ ASK_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Source(Protocol):
+class StreamSource(Protocol):
     """The service, as far as following needs it."""
 
     def poll(self, job_id: str, *, deadline_s: float | None = None) -> Change: ...
@@ -53,7 +53,7 @@ class Source(Protocol):
     def read_event(self, event: StreamEvent, job_id: str | None = None) -> Change | None: ...
 
 
-def begun(source: Source, change: Change) -> Change:
+def begun(source: StreamSource, change: Change) -> Change:
     """`change`, with the beginning of the output if that is missing and can be had."""
     if not lacks_beginning(change):
         return change
@@ -69,7 +69,7 @@ class JobFollower:
 
     def __init__(
         self,
-        source: Source,
+        source: StreamSource,
         job_id: str,
         take: Callable[[Change], None],
         *,
@@ -152,7 +152,11 @@ class ProjectFollower:
     """Follows a project's events. `run` on a thread of its own, `close` from any."""
 
     def __init__(
-        self, source: Source, project: str, take: Callable[[StreamEvent], None], last_id: str = ""
+        self,
+        source: StreamSource,
+        project: str,
+        take: Callable[[StreamEvent], None],
+        last_id: str = "",
     ) -> None:
         self._project = project
         self._take = take

@@ -1,9 +1,9 @@
 """Which jobs and projects there are, and everything that is known of them.
 
-There is a list, where the service has one, asked for as the list of artifacts is (``refresh``), but
-not before somebody looks. And there are jobs that no list has named: `Jobs.ask` asks for one by its
-id, and from then on it is there as well; those of earlier mounts are remembered where the service
-lists none. A job that the service does not know any more leaves.
+There is a list, where the service has one, asked for as the list of artifacts is (``refresher``),
+but not before somebody looks. And there are jobs that no list has named: `JobRegistry.ask` asks for
+one by its id, and from then on it is there as well; those of earlier mounts are remembered where
+the service lists none. A job that the service does not know any more leaves.
 
 What was learned last of a job counts, whoever learned it: the list, its document, its stream. Only
 that a job has ended is never taken back.
@@ -19,22 +19,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from artifactfs.catalog.jobs import documents, following
-from artifactfs.catalog.jobs.documents import (
-    Document,
-    Documents,
-    Page,
-)
-from artifactfs.catalog.jobs.following import POLL_S
-from artifactfs.catalog.jobs.live import LINGER_S, LiveLogs
-from artifactfs.catalog.jobs.shelf import JOBS, Shelf
-from artifactfs.catalog.refresh import Refresher
+from artifactfs.catalog.refresher import Refresher
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.errors import (
     Gone,
     RemoteError,
     Unsupported,
 )
+from artifactfs.jobs import documents, follow
+from artifactfs.jobs.documents import (
+    Document,
+    DocumentPage,
+    Documents,
+)
+from artifactfs.jobs.follow import POLL_S
+from artifactfs.jobs.live_logs import LINGER_S, LiveLogs
+from artifactfs.jobs.log_store import JOBS, LogStore
 from artifactfs.model import (
     Change,
     Job,
@@ -46,7 +46,7 @@ ASK_WAIT_S = 2.0
 MOST_REMEMBERED = 10_000
 
 
-class Source(documents.Source, following.Source, Protocol):
+class JobSource(documents.DocumentSource, follow.StreamSource, Protocol):
     """The service."""
 
     def list(self) -> Iterable[Job]: ...
@@ -55,7 +55,7 @@ class Source(documents.Source, following.Source, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownJob:
     """All jobs by their id, in the order of the list, and all projects. Swapped whole."""
 
     jobs: Mapping[str, Job] = field(default_factory=dict)
@@ -63,12 +63,12 @@ class Known:
     version: int = 0
 
 
-class Jobs:
+class JobRegistry:
     """What there is to know of jobs. `_lock` guards the making of a new `known`."""
 
     def __init__(
         self,
-        source: Source,
+        source: JobSource,
         directory: Path,
         *,
         origin: str,
@@ -78,9 +78,9 @@ class Jobs:
         poll_s: float = POLL_S,
     ) -> None:
         self._source = source
-        self._shelf = Shelf(directory, origin)
+        self._shelf = LogStore(directory, origin)
         self._lock = threading.Lock()
-        self._known = Known()
+        self._known = KnownJob()
         self._named: dict[str, Job] = {}
         self._named_projects: dict[str, None] = {}
         self._listed: dict[str, Job] = {}
@@ -105,7 +105,7 @@ class Jobs:
         self._refresher.close()
 
     @property
-    def known(self) -> Known:
+    def known(self) -> KnownJob:
         """All there is. At once, without a lock."""
         return self._known
 
@@ -214,7 +214,7 @@ class Jobs:
         job = self._known.jobs.get(job_id)
         return job is not None and job.ended
 
-    def _on_page(self, _job_id: str, which: Document, page: Page) -> None:
+    def _on_page(self, _job_id: str, which: Document, page: DocumentPage) -> None:
         """Carry on what a document says of its job."""
         if which is Document.JOB:
             self.note(page.read)
@@ -257,4 +257,4 @@ class Jobs:
                 projects[job.project] = None
         before = self._known
         same = jobs.keys() == before.jobs.keys() and projects.keys() == before.projects.keys()
-        self._known = Known(jobs, projects, before.version + (not same))
+        self._known = KnownJob(jobs, projects, before.version + (not same))

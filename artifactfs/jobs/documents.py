@@ -1,14 +1,20 @@
-"""What the service says of a job, document by document, and for how long that may be believed.
+"""JSON set out for people, and otherwise untouched. Pure.
+
+Parsing and writing anew would change what it says: a number of many digits, ``1.10``, a key that
+comes twice. So only the blanks between the tokens are replaced; every string, number and word stays
+as the service wrote it.
+
+What the service says of a job, document by document, and for how long that may be believed.
 
 There are four: the job, its tasks, its result and its output. Whoever wants one that is not here,
 or is too old, sends an *errand*: a few threads ask the service, one errand for all who want the
 same, and who waits does so for a bounded time. What is here already is answered from memory.
 
 A job that has ended never changes again. What was asked for after that is *final*: it stays in
-memory while there is room, and on disk (``shelf``). Of a job that goes on, a document is believed
-for `RUNNING_S`, or for five times as long as the service took to give it. That a job has no result
-is believed for as long; so is a refusal, so that a name that nobody knows does not cost a request
-each time a program looks for it.
+memory while there is room, and on disk (``log_store``). Of a job that goes on, a document is
+believed for `RUNNING_S`, or for five times as long as the service took to give it. That a job has
+no result is believed for as long; so is a refusal, so that a name that nobody knows does not cost a
+request each time a program looks for it.
 
 A service that has not answered is not waited for again within `TROUBLE_S`, unless it answers
 meanwhile: what was known is shown.
@@ -17,6 +23,7 @@ meanwhile: what was known is shown.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +36,6 @@ from typing import Any, Protocol
 
 from cachetools import LRUCache, TTLCache
 
-from artifactfs.catalog.jobs.pretty import pretty
-from artifactfs.catalog.jobs.shelf import Shelf
 from artifactfs.clock import Clock
 from artifactfs.errors import (
     Cancelled,
@@ -38,8 +43,45 @@ from artifactfs.errors import (
     TimedOut,
     Unreachable,
 )
+from artifactfs.jobs.log_store import LogStore
 from artifactfs.model import Job, Task
 from artifactfs.remote import ResultVerdict
+
+_TOKEN = re.compile(rb'[ \t\r\n]+|"(?:[^"\\]|\\.)*+"|[{}\[\],:]|[^ \t\r\n"{}\[\],:]+', re.DOTALL)
+_STEP = b"  "
+
+
+def pretty(document: bytes) -> bytes:
+    """`document`, which is JSON, with a value a line; a line end at its end."""
+    out: list[bytes] = []
+    depth = 0
+    empty = False  # whether what was opened last has nothing in it yet
+    for matched in _TOKEN.finditer(document):
+        token = matched[0]
+        first = token[:1]
+        if first in b" \t\r\n":
+            continue
+        if first in b"}]":
+            depth -= 1
+            if not empty:
+                out.append(b"\n" + _STEP * depth)
+            out.append(token)
+            empty = False
+            continue
+        if empty:
+            out.append(b"\n" + _STEP * depth)
+            empty = False
+        out.append(token)
+        if first in b"{[":
+            depth += 1
+            empty = True
+        elif first == b",":
+            out.append(b"\n" + _STEP * depth)
+        elif first == b":":
+            out.append(b" ")
+    out.append(b"\n")
+    return b"".join(out)
+
 
 RUNNING_S = 1.0
 TROUBLE_S = 5.0
@@ -61,7 +103,7 @@ class Document(StrEnum):
     OUTPUT = "output"
 
 
-class Source(Protocol):
+class DocumentSource(Protocol):
     """The service, as far as documents need it."""
 
     def job(self, job_id: str, *, deadline_s: float | None = None) -> bytes: ...
@@ -74,7 +116,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class DocumentPage:
     """One document as it was told. `data` is None where there is none; `shown` is set out.
 
     `read` is what it says: a `Job`, the tasks with their JSON, or a `Verdict`.
@@ -105,10 +147,10 @@ class Documents:
 
     def __init__(
         self,
-        source: Source,
-        shelf: Shelf,
+        source: DocumentSource,
+        shelf: LogStore,
         has_ended: Callable[[str], bool],
-        on_page: Callable[[str, Document, Page], None],
+        on_page: Callable[[str, Document, DocumentPage], None],
         clock: Clock,
     ) -> None:
         self._source = source
@@ -117,9 +159,11 @@ class Documents:
         self._on_page = on_page
         self._clock = clock
         self._lock = threading.Lock()
-        self._pages: LRUCache[Key, Page] = LRUCache(MEMORY_BYTES, lambda page: page.size_bytes)
+        self._pages: LRUCache[Key, DocumentPage] = LRUCache(
+            MEMORY_BYTES, lambda page: page.size_bytes
+        )
         self._refused: TTLCache[Key, RemoteError] = TTLCache(REFUSALS, RUNNING_S, clock.monotonic_s)
-        self._flights: dict[Key, Future[Page]] = {}
+        self._flights: dict[Key, Future[DocumentPage]] = {}
         self._trouble_until_s = float("-inf")
         self._errands: SimpleQueue[Key | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -144,10 +188,10 @@ class Documents:
 
     # At once
 
-    def peek(self, job_id: str, which: Document) -> Page | None:
+    def peek(self, job_id: str, which: Document) -> DocumentPage | None:
         """What is known of it, however old. At once."""
         with self._lock:
-            page: Page | None = self._pages.get((job_id, which))
+            page: DocumentPage | None = self._pages.get((job_id, which))
             return page
 
     def is_fresh(self, job_id: str, which: Document) -> bool:
@@ -167,7 +211,7 @@ class Documents:
 
     # May wait
 
-    def get(self, job_id: str, which: Document, wait_s: float) -> Page:
+    def get(self, job_id: str, which: Document, wait_s: float) -> DocumentPage:
         """The document, at most as old as promised; what was known if the service is in trouble.
 
         Raises what the service refuses with, and `TimedOut` or `Unreachable` where nothing is
@@ -175,7 +219,7 @@ class Documents:
         """
         return self.get_all(job_id, [which], wait_s)[0]
 
-    def get_all(self, job_id: str, which: Sequence[Document], wait_s: float) -> list[Page]:
+    def get_all(self, job_id: str, which: Sequence[Document], wait_s: float) -> list[DocumentPage]:
         """Several at the same time; see `get`."""
         end_s = self._clock.monotonic_s() + wait_s
         flights = [self._flight((job_id, one)) for one in which]
@@ -184,7 +228,9 @@ class Documents:
             for one, flight in zip(which, flights, strict=True)
         ]
 
-    def _landed(self, job_id: str, which: Document, flight: Future[Page], end_s: float) -> Page:
+    def _landed(
+        self, job_id: str, which: Document, flight: Future[DocumentPage], end_s: float
+    ) -> DocumentPage:
         try:
             return flight.result(max(0.0, end_s - self._clock.monotonic_s()))
         except FutureTimeoutError:
@@ -208,11 +254,11 @@ class Documents:
 
     # Errands
 
-    def _is_fresh(self, page: Page) -> bool:
+    def _is_fresh(self, page: DocumentPage) -> bool:
         return page.final or self._clock.monotonic_s() < page.until_s
 
-    def _flight(self, key: Key) -> Future[Page]:
-        done: Future[Page] = Future()
+    def _flight(self, key: Key) -> Future[DocumentPage]:
+        done: Future[DocumentPage] = Future()
         with self._lock:
             page = self._pages.get(key)
             if page is not None and self._is_fresh(page):
@@ -237,7 +283,7 @@ class Documents:
 
     def _run(self) -> None:
         while (key := self._errands.get()) is not None:
-            page: Page | None = None
+            page: DocumentPage | None = None
             failure: BaseException | None = None
             try:
                 page = self._fetched(key)
@@ -260,13 +306,13 @@ class Documents:
                 assert failure is not None
                 flight.set_exception(failure)
 
-    def _tell(self, key: Key, page: Page) -> None:
+    def _tell(self, key: Key, page: DocumentPage) -> None:
         try:
             self._on_page(*key, page)
         except Exception:  # noqa: BLE001 - the document is right nevertheless
             _log.exception("what %s of the job %s says could not be taken in", key[1], key[0])
 
-    def _fetched(self, key: Key) -> Page:
+    def _fetched(self, key: Key) -> DocumentPage:
         job_id, which = key
         kept = self._shelf.read(job_id, which)
         if kept is not None:
@@ -305,7 +351,7 @@ class Documents:
         *,
         final: bool,
         took_s: float = 0.0,
-    ) -> Page:
+    ) -> DocumentPage:
         shown = data or b""
         read: Any = None
         if data is not None and which is not Document.OUTPUT:
@@ -317,4 +363,4 @@ class Documents:
                 read = self._source.read_verdict(data)
             shown = pretty(data)
         until_s = self._clock.monotonic_s() + max(RUNNING_S, 5 * took_s)
-        return Page(data, shown, read, changed_ns, until_s, final)
+        return DocumentPage(data, shown, read, changed_ns, until_s, final)

@@ -1,20 +1,26 @@
-"""Watching several jobs at once, or a project: for the command line, without a mount.
+"""One job's log or result, for the command line, without a mount.
+
+Watching several jobs at once, or a project: for the command line, without a mount.
 
 The jobs are asked about once each, then one stream tells of all of them. Its events are taken in on
-one thread and told as a `Watched`, what there is to say of a job now. Where the service has no such
-stream the jobs are asked about again and again. When one ends it is asked about once more, and for
-its result, which says how good it is. A watch ends when every job it knows has ended.
+one thread and told as a `WatchedJob`, what there is to say of a job now. Where the service has no
+such stream the jobs are asked about again and again. When one ends it is asked about once more, and
+for its result, which says how good it is. A watch ends when every job it knows has ended.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from artifactfs.errors import Cancelled, Unsupported
+from artifactfs.jobs import follow
+from artifactfs.jobs.follow import JobFollower, begun
+from artifactfs.jobs.log_merge import LogMerger
 from artifactfs.model import (
     Change,
     Job,
@@ -27,13 +33,89 @@ from artifactfs.remote import (
     TooLargeEvent,
 )
 
-POLL_S = 2.0
-PATIENCE_S = 60.0
 LOOK_S = 0.1
 CLOSE_S = 2.0
+RESULT_S = 10.0
+RESULT_STEP_S = 0.5
 
 
-class Source(Protocol):
+class LogSource(follow.StreamSource, Protocol):
+    """The service, as far as this needs it."""
+
+    def result(self, job_id: str, *, deadline_s: float | None = None) -> bytes | None: ...
+
+
+def read_log(source: LogSource, job_id: str, write: Callable[[str], None]) -> None:
+    """Write the log as it is now. Raises what the service says."""
+    change = begun(source, source.poll(job_id))
+    write("".join(LogMerger().take(change).live))
+
+
+def follow_log(
+    source: LogSource, job_id: str, write: Callable[[str], None], cancelled: threading.Event
+) -> None:
+    """Write the log until the job has ended.
+
+    Raises what cannot be mended, and `Cancelled` once `cancelled` is set.
+    """
+    weaver = LogMerger()
+
+    def take(change: Change) -> None:
+        woven = weaver.take(change)
+        if woven.live:
+            write("".join(woven.live))
+
+    _follow(JobFollower(source, job_id, take), cancelled)
+
+
+def read_result(
+    source: LogSource, job_id: str, *, wait: bool, cancelled: threading.Event
+) -> bytes | None:
+    """The result's JSON, None if there is none; `wait` for the job's end before.
+
+    Raises what the service says, and `Cancelled` once `cancelled` is set.
+    """
+    if not wait:
+        found = source.result(job_id)
+        if found is None:
+            source.poll(job_id)  # which says so if there is no such job
+        return found
+    _follow(JobFollower(source, job_id, lambda _: None), cancelled)
+    end_s = time.monotonic() + RESULT_S  # it may take a moment until it is there
+    while (found := source.result(job_id)) is None and time.monotonic() < end_s:
+        if cancelled.wait(RESULT_STEP_S):
+            raise Cancelled("the waiting was stopped")
+    return found
+
+
+def _follow(follower: JobFollower, cancelled: threading.Event) -> None:
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            follower.run()
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever waits
+            failure.append(error)
+
+    thread = threading.Thread(target=run, name="artifactfs-follow", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(LOOK_S)
+            if cancelled.is_set():
+                raise Cancelled("the following was stopped")
+    finally:
+        follower.close()
+        thread.join(CLOSE_S)
+    if failure:
+        raise failure[0]
+
+
+POLL_S = 2.0
+PATIENCE_S = 60.0
+
+
+class WatchSource(Protocol):
     """The service, as far as watching needs it."""
 
     def list(self) -> Iterable[Job]: ...
@@ -48,7 +130,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedJob:
     """What there is to say of a job. `progress` and `quality` go from 0 to 1."""
 
     job: Job
@@ -61,7 +143,9 @@ class Watched:
 class JobWatch:
     """One watch. `run` tells of every change and returns the jobs as they are at its end."""
 
-    def __init__(self, source: Source, job_ids: Sequence[str], project: str | None = None) -> None:
+    def __init__(
+        self, source: WatchSource, job_ids: Sequence[str], project: str | None = None
+    ) -> None:
         self._source = source
         self._ids = list(dict.fromkeys(job_ids))
         self._project = project
@@ -72,7 +156,9 @@ class JobWatch:
         self._qualities: dict[str, float] = {}
         self._news: SimpleQueue[Change | BaseException] = SimpleQueue()
 
-    def run(self, tell: Callable[[Watched], None], cancelled: threading.Event) -> list[Watched]:
+    def run(
+        self, tell: Callable[[WatchedJob], None], cancelled: threading.Event
+    ) -> list[WatchedJob]:
         """Raises what stands in the way, and `Cancelled` once `cancelled` is set."""
         if self._project is not None:
             self._ids = [job.id for job in self._listed() if job.project == self._project]
@@ -131,7 +217,7 @@ class JobWatch:
         except BaseException as error:  # noqa: BLE001 - raised again by `run`
             self._news.put(error)
 
-    def _poll(self, tell: Callable[[Watched], None], cancelled: threading.Event) -> None:
+    def _poll(self, tell: Callable[[WatchedJob], None], cancelled: threading.Event) -> None:
         """Ask again and again, until it is over."""
         while not self._is_over():
             if cancelled.wait(POLL_S):
@@ -153,7 +239,7 @@ class JobWatch:
     def _is_over(self) -> bool:
         return bool(self._jobs) and all(job.ended for job in self._jobs.values())
 
-    def _taken(self, change: Change) -> Watched:
+    def _taken(self, change: Change) -> WatchedJob:
         job_id = change.job_id
         before = self._jobs.get(job_id)
         if before is not None and before.ended:
@@ -188,7 +274,7 @@ class JobWatch:
             if said:
                 self._lines[job_id] = said[-1].rpartition("\r")[2] or said[-1]
 
-    def _watched(self, job_id: str) -> Watched:
+    def _watched(self, job_id: str) -> WatchedJob:
         job, tasks = self._jobs[job_id], self._tasks.get(job_id, {})
         quality = self._qualities.get(job_id, job.quality)
         if quality is None:
@@ -202,4 +288,4 @@ class JobWatch:
             if any(part is not None for part in parts):
                 progress = sum(part or 0.0 for part in parts) / len(parts)
         last_line = self._lines.get(job_id, "") if not job.error else job.error
-        return Watched(job, len(tasks), progress, quality, last_line)
+        return WatchedJob(job, len(tasks), progress, quality, last_line)

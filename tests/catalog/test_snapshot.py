@@ -8,7 +8,8 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.catalog import Snapshot, index
+from artifactfs.catalog import Snapshot
+from artifactfs.catalog import snapshot as snapshots
 from artifactfs.model import Artifact
 
 from .clock import START
@@ -26,7 +27,7 @@ artifacts = st.builds(
 
 
 def listed(before: Snapshot, found: list[Artifact]) -> Snapshot:
-    return index.listed(before, index.gathered(before.by_id, iter(found)), START)
+    return snapshots.listed(before, snapshots.gathered(before.by_id, iter(found)), START)
 
 
 def sound(snapshot: Snapshot) -> None:
@@ -51,15 +52,15 @@ def test_every_snapshot_is_sound_whatever_came_before(
         snapshot = listed(snapshot, found)
         sound(snapshot)
         assert set(snapshot.by_id) == {one.id for one in found}
-    together = index.with_artifacts(snapshot, added)
+    together = snapshots.with_artifacts(snapshot, added)
     sound(together)
     for one in added:
-        snapshot = index.with_artifacts(snapshot, [one])
+        snapshot = snapshots.with_artifacts(snapshot, [one])
         sound(snapshot)
         assert snapshot.by_id[one.id] == one
     assert (together.artifacts, together.by_id) == (snapshot.artifacts, snapshot.by_id)
     for one in added:
-        snapshot = index.without(snapshot, {one.id})
+        snapshot = snapshots.without(snapshot, {one.id})
         sound(snapshot)
         assert one.id not in snapshot.by_id
 
@@ -71,7 +72,7 @@ def test_differences_lead_from_one_snapshot_to_the_next(
 ) -> None:
     old = listed(Snapshot(), first)
     new = listed(old, second)
-    differences = index.differences(old, new)
+    differences = snapshots.differences(old, new)
     by_id = dict(old.by_id)
     for one in differences.removed:
         assert by_id.pop(one.id) is one
@@ -104,9 +105,9 @@ def test_an_id_that_two_pages_list_counts_once() -> None:
 
 def test_what_the_service_lists_past_its_time_stays_until_it_is_not_listed() -> None:
     snapshot = listed(Snapshot(), [artifact("late", life_s=-5), artifact("soon", life_s=60)])
-    assert index.next_expiry(snapshot) == START + timedelta(seconds=60)
-    assert index.expired(snapshot, START + timedelta(seconds=59)) == set()
-    assert index.expired(snapshot, START + timedelta(seconds=60)) == {"soon"}
+    assert snapshots.next_expiry(snapshot) == START + timedelta(seconds=60)
+    assert snapshots.expired(snapshot, START + timedelta(seconds=59)) == set()
+    assert snapshots.expired(snapshot, START + timedelta(seconds=60)) == {"soon"}
     assert listed(snapshot, []).artifacts == ()
 
 
@@ -115,7 +116,7 @@ def test_a_hundred_thousand_artifacts_are_indexed_in_no_time() -> None:
     snapshot = listed(Snapshot(), many)
     began_s = time.perf_counter()
     again = listed(snapshot, many)
-    one_more = index.with_artifacts(again, [artifact("new")])
-    index.differences(again, one_more)
+    one_more = snapshots.with_artifacts(again, [artifact("new")])
+    snapshots.differences(again, one_more)
     assert time.perf_counter() - began_s < 2.0
     assert again.version == snapshot.version

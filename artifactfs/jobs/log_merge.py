@@ -1,13 +1,33 @@
-"""What a job's tasks print, woven into one log.
+"""Tails joined to one text: what a task has printed, from glimpses of its end.
 
-A `Weaver` is fed with what becomes known of a job (`Change`: events, or answers to polls) and says
-what is to be appended: to the log of each task, and to the job's own, ``live.log``. A job of one
-task has the same text in both. Where there are several, ``live.log`` has whole lines, each with its
-task in front (``[3] epoch 7``); a line that is not complete is held back until it is.
+The service shows the end of what a task has printed so far. Two glimpses overlap, or the later one
+begins where the earlier one had not come yet. `join` finds out which, by what is known already:
+
+* all that is known is the beginning of the new tail: the rest is new (a task that has not printed
+  much yet);
+* the end of what is known is the beginning of the tail: what follows is new;
+* the tail is known already: nothing is new;
+* all that is known stands within the tail, which began earlier this time: what follows is new;
+* none of it: something may be missing in between, a **gap**.
+
+Texts repeat themselves, so an overlap of a few characters proves nothing. Below `SURE_CHARS` it
+counts as a gap, but what overlaps is not repeated: a gap may be marked where nothing is missing,
+never the other way round, and nothing ever comes twice. What cannot be told is a tail that looks
+exactly as before although as much was printed as it is long: a task that prints the same line over
+and over for longer than the service shows.
+
+Pure. `Tail` is what is known of one attempt; only its last `KNOWN_CHARS` are kept.
+
+What a job's tasks print, woven into one log.
+
+A `LogMerger` is fed with what becomes known of a job (`Change`: events, or answers to polls) and
+says what is to be appended: to the log of each task, and to the job's own, ``live.log``. A job of
+one task has the same text in both. Where there are several, ``live.log`` has whole lines, each with
+its task in front (``[3] epoch 7``); a line that is not complete is held back until it is.
 
 What this project adds is a line of its own that begins with ``--- artifactfs:``. It says
 
-* that output may be missing here (``tails`` says when);
+* that output may be missing here (``log_merge`` says when);
 * that an attempt failed and a new one began; what the failed one had printed stays above. A new
   attempt is known by its number, by a task that had ended and goes on, or by a tail that is empty
   again;
@@ -27,13 +47,79 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from artifactfs.catalog.jobs.tails import Tail
 from artifactfs.model import (
     OUTPUT_BYTES,
     Change,
     Job,
     Task,
 )
+
+SURE_CHARS = 16
+SHORT_CHARS = 1024  # no service shows less: what is shorter was not cut
+KNOWN_CHARS = 32 << 10
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedTail:
+    """What is new, and whether something may be missing before it."""
+
+    text: str
+    gap: bool = False
+
+
+@dataclass(slots=True)
+class Tail:
+    """The end of what is known, since the last gap. `whole`: it is also the beginning."""
+
+    known: str = ""
+    whole: bool = True
+
+    def join(self, tail: str) -> JoinedTail:
+        """Take in another glimpse."""
+        tail = tail.lstrip(_REPLACEMENT)  # a character that the cut has gone through
+        joined = _joined(self.known, tail, whole=self.whole)
+        if joined.gap:
+            self.known, self.whole = tail, False
+        elif joined.text:
+            self.known += joined.text
+        if len(self.known) > KNOWN_CHARS:
+            self.known, self.whole = self.known[-KNOWN_CHARS:], False
+        return joined
+
+
+def _joined(known: str, tail: str, *, whole: bool) -> JoinedTail:
+    if not known:
+        return JoinedTail(tail)
+    if known.endswith(tail) or (len(tail) >= SURE_CHARS and tail in known):
+        return JoinedTail("")
+    count = overlap(known, tail)
+    if count >= SURE_CHARS:
+        return JoinedTail(tail[count:])
+    if whole and count == len(known):
+        a_line = known.endswith("\n") and len(known) > 2
+        return JoinedTail(tail[count:], gap=len(tail) >= SHORT_CHARS and not a_line)
+    if len(known) >= SURE_CHARS:
+        start = tail.rfind(known)
+        if start >= 0:
+            return JoinedTail(tail[start + len(known) :])
+    return JoinedTail(tail[count:], gap=True)
+
+
+def overlap(known: str, tail: str) -> int:
+    """How many characters of the end of `known` are the beginning of `tail`, at most."""
+    most = min(len(known), len(tail))
+    known = known[len(known) - most :]
+    if most >= SURE_CHARS:
+        anchor, start = tail[:SURE_CHARS], -1
+        while (start := known.find(anchor, start + 1)) >= 0:
+            if tail.startswith(known[start:]):
+                return most - start
+    for count in range(min(most, SURE_CHARS - 1), 0, -1):
+        if known.endswith(tail[:count]):
+            return count
+    return 0
+
 
 MARK = "--- artifactfs: "
 MISSING = "output may be missing here"
@@ -47,7 +133,7 @@ MOST_PARTIAL_CHARS = 8192
 
 
 @dataclass(slots=True)
-class Woven:
+class MergedText:
     """What is to be appended to ``live.log``, and to the log of each task by its index."""
 
     live: list[str] = field(default_factory=list)
@@ -55,7 +141,7 @@ class Woven:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _TaskTail:
     """What is known of a task. `before` is the end of what its last attempt had printed."""
 
     tail: Tail = field(default_factory=Tail)
@@ -68,11 +154,11 @@ class _Seen:
     at_start: bool = True
 
 
-class Weaver:
+class LogMerger:
     """One job's. For one thread at a time."""
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, _TaskTail] = {}
         self._ids: dict[str, int] = {}
         self._several = False
         self._at_start = True
@@ -85,9 +171,9 @@ class Weaver:
         """The tasks that are known."""
         return sorted(self._seen)
 
-    def take(self, change: Change) -> Woven:
+    def take(self, change: Change) -> MergedText:
         """Take in what has become known."""
-        woven = Woven()
+        woven = MergedText()
         placed = [(self._index(task), task) for task in change.tasks]
         if not self._several and len(self._seen) > 1:
             self._several = True
@@ -107,10 +193,10 @@ class Weaver:
             return None
         if task.id is not None:
             self._ids[task.id] = index
-        self._seen.setdefault(index, _Seen())
+        self._seen.setdefault(index, _TaskTail())
         return index
 
-    def _task(self, woven: Woven, index: int, task: Task) -> None:
+    def _task(self, woven: MergedText, index: int, task: Task) -> None:
         seen = self._seen[index]
         if _begins_again(seen, task):
             self._mark(woven, index, f"{_how_failed(seen)}{NEW_ATTEMPT}")
@@ -128,7 +214,7 @@ class Weaver:
         if seen.ended:
             self._end_partial(woven, index, seen)
 
-    def _printed(self, woven: Woven, index: int, seen: _Seen, task: Task) -> None:
+    def _printed(self, woven: MergedText, index: int, seen: _TaskTail, task: Task) -> None:
         tail, output = task.output_tail, task.output or ""
         first = not seen.tail.known
         if tail:
@@ -150,9 +236,9 @@ class Weaver:
 
     def _glimpse(
         self,
-        woven: Woven,
+        woven: MergedText,
         index: int,
-        seen: _Seen,
+        seen: _TaskTail,
         text: str,
         *,
         longer: bool,
@@ -169,7 +255,7 @@ class Weaver:
         if joined.text:
             self._append(woven, index, seen, joined.text)
 
-    def _append(self, woven: Woven, index: int, seen: _Seen, text: str) -> None:
+    def _append(self, woven: MergedText, index: int, seen: _TaskTail, text: str) -> None:
         woven.tasks.setdefault(index, []).append(text)
         seen.at_start = text.endswith("\n")
         if not self._several:
@@ -182,7 +268,7 @@ class Weaver:
         if len(rest) > MOST_PARTIAL_CHARS:
             self._end_partial(woven, index, seen)
 
-    def _mark(self, woven: Woven, index: int, words: str) -> None:
+    def _mark(self, woven: MergedText, index: int, words: str) -> None:
         """A line of our own in a task's log and in the job's."""
         seen = self._seen[index]
         line = f"{MARK}{words} ---\n"
@@ -195,17 +281,17 @@ class Weaver:
             self._end_live_line(woven)
             woven.live.append(line)
 
-    def _end_partial(self, woven: Woven, index: int, seen: _Seen) -> None:
+    def _end_partial(self, woven: MergedText, index: int, seen: _TaskTail) -> None:
         if seen.partial:
             woven.live.append(f"[{index}] {seen.partial}\n")
             seen.partial = ""
 
-    def _end_live_line(self, woven: Woven) -> None:
+    def _end_live_line(self, woven: MergedText) -> None:
         if not self._at_start:
             woven.live.append("\n")
             self._at_start = True
 
-    def _end(self, woven: Woven, job: Job) -> None:
+    def _end(self, woven: MergedText, job: Job) -> None:
         for index, seen in self._seen.items():
             self._end_partial(woven, index, seen)
         if self._told_end:
@@ -250,10 +336,10 @@ class Weaver:
         for index, one in state["tasks"].items():
             kept = dict(one)
             tail = Tail(str(kept.pop("known")), bool(kept.pop("whole")))
-            self._seen[int(index)] = _Seen(tail=tail, **kept)
+            self._seen[int(index)] = _TaskTail(tail=tail, **kept)
 
 
-def _begins_again(seen: _Seen, task: Task) -> bool:
+def _begins_again(seen: _TaskTail, task: Task) -> bool:
     if task.attempt is not None and seen.attempt is not None and task.attempt != seen.attempt:
         return task.attempt > seen.attempt
     if task.status is None:
@@ -263,7 +349,7 @@ def _begins_again(seen: _Seen, task: Task) -> bool:
     return seen.ended or bool(seen.tail.known and task.output_tail == "")
 
 
-def _how_failed(seen: _Seen) -> str:
+def _how_failed(seen: _TaskTail) -> str:
     reason = seen.error or ""
     if seen.exit_code is not None:
         status = f"exit status {seen.exit_code}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from artifactfs.catalog.jobs.weaving import (
+from artifactfs.jobs.log_merge import (
     MARK,
     MISSING,
     NEW_ATTEMPT,
-    Weaver,
-    Woven,
+    LogMerger,
+    MergedText,
 )
 from artifactfs.model import (
     Change,
@@ -26,10 +26,10 @@ class Logs:
     def __init__(self) -> None:
         self.live = ""
         self.tasks: dict[int, str] = {}
-        self._weaver = Weaver()
+        self._weaver = LogMerger()
 
-    def take(self, *tasks: Task, job: Job | None = None, whole: bool = False) -> Woven:
-        self._weaver = Weaver(json.loads(json.dumps(self._weaver.state())))
+    def take(self, *tasks: Task, job: Job | None = None, whole: bool = False) -> MergedText:
+        self._weaver = LogMerger(json.loads(json.dumps(self._weaver.state())))
         woven = self._weaver.take(Change("j", job, tasks, whole))
         self.live += "".join(woven.live)
         for index, texts in woven.tasks.items():

@@ -13,18 +13,17 @@ from typing import Any
 
 import pytest
 
-from artifactfs.catalog.jobs import (
-    Document,
-    Jobs,
-    documents,
-    live,
-    logs,
-)
-from artifactfs.catalog.jobs.logs import Log
-from artifactfs.catalog.jobs.shelf import Shelf
 from artifactfs.config import HttpConfig
 from artifactfs.controller.testing import LocalController
 from artifactfs.errors import NotAllowed, RemoteError
+from artifactfs.jobs import (
+    Document,
+    JobRegistry,
+    documents,
+    live_logs,
+    log_store,
+)
+from artifactfs.jobs.log_store import LogStore, StoredLog
 from artifactfs.remote import Service
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
@@ -46,7 +45,7 @@ def proxy(service: LocalController) -> Iterator[FaultProxy]:
         yield one
 
 
-Open = Callable[..., Jobs]
+Open = Callable[..., JobRegistry]
 
 
 @pytest.fixture
@@ -54,11 +53,11 @@ def opened(service: LocalController, proxy: FaultProxy, tmp_path: Path) -> Itera
     """Starts a room over one directory; what was started before goes on."""
     with contextlib.ExitStack() as closing:
 
-        def start(**more: Any) -> Jobs:
+        def start(**more: Any) -> JobRegistry:
             http = HttpConfig(timeout_s=5.0, retry_for_s=1.0)
             token = TokenSource("test", value=Secret(service.token))
             remote = Service(proxy.url, token, http)
-            room = Jobs(
+            room = JobRegistry(
                 remote.jobs, tmp_path / "cache", origin="test", ttl_s=10.0,
                 **{"linger_s": 0.0, "poll_s": 0.05} | more,
             )  # fmt: skip
@@ -70,12 +69,12 @@ def opened(service: LocalController, proxy: FaultProxy, tmp_path: Path) -> Itera
         yield start
 
 
-def text(room: Jobs, job: str, index: int | None = None) -> str:
+def text(room: JobRegistry, job: str, index: int | None = None) -> str:
     files = room.logs.job(job).files
     return files.read(index, 0, files.size(index)).decode()
 
 
-def follow(room: Jobs, job: str, until: str) -> None:
+def follow(room: JobRegistry, job: str, until: str) -> None:
     """Follow the job until its log ends with this."""
     close = room.logs.open_job(job, 20.0)
     wait_until(lambda: text(room, job).endswith(until))
@@ -184,17 +183,17 @@ def test_a_disk_that_does_not_take_it_is_a_marked_gap(
     room = opened()
     close = room.logs.open_job("full", 20.0)
     wait_until(lambda: text(room, "full") == "before\n")
-    append = logs.Log.append
+    append = log_store.StoredLog.append
     refused: list[int | None] = []
 
-    def full(log: logs.Log, index: int | None, texts: list[str]) -> None:
+    def full(log: log_store.StoredLog, index: int | None, texts: list[str]) -> None:
         refused.append(index)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(logs.Log, "append", full)
+    monkeypatch.setattr(log_store.StoredLog, "append", full)
     service.print_output("full", "lost\n")
     wait_until(lambda: refused == [0, None])
-    monkeypatch.setattr(logs.Log, "append", append)
+    monkeypatch.setattr(log_store.StoredLog, "append", append)
     service.print_output("full", "after\n")
     wait_until(lambda: text(room, "full").endswith("after\n"))
     assert text(room, "full") == f"before\n\n{MARK}output may be missing here ---\nafter\n"
@@ -336,7 +335,7 @@ def test_a_list_names_jobs_and_projects_and_no_end_is_taken_back(
 def test_a_projects_events_go_on_where_they_were(service: LocalController, opened: Open) -> None:
     service.make_job("in-project", status="running", project="events")
 
-    def lines(room: Jobs) -> list[dict[str, Any]]:
+    def lines(room: JobRegistry) -> list[dict[str, Any]]:
         files = room.logs.project("events").files
         read = files.read(None, 0, files.size(None)).decode()
         return [json.loads(line) for line in read.splitlines()]
@@ -355,12 +354,12 @@ def test_a_projects_events_go_on_where_they_were(service: LocalController, opene
 
 
 def test_the_shelf_keeps_within_its_size_and_away_from_open_logs(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path, "test", most_bytes=350_000)
+    shelf = LogStore(tmp_path, "test", most_bytes=350_000)
     for number in range(10):
         shelf.write(f"job-{number}", Document.OUTPUT, bytes(100_000), (number + 1) * 10**9)
         os.utime(shelf.place("jobs", f"job-{number}") / "id", ns=(0, 0))
     place = shelf.place("jobs", "job-0")
-    log, second = Log(place, "x.log", shelf.scratch), Log(place, "x.log", shelf.scratch)
+    log, second = StoredLog(place, "x.log", shelf.scratch), StoredLog(place, "x.log", shelf.scratch)
     abandoned = shelf.scratch / "left-by-a-crash"
     abandoned.mkdir()
     os.utime(abandoned, ns=(0, 0))
@@ -380,7 +379,7 @@ def test_the_shelf_keeps_within_its_size_and_away_from_open_logs(tmp_path: Path)
 def test_only_so_many_jobs_are_followed(
     service: LocalController, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_FOLLOWED", 1)
+    monkeypatch.setattr(live_logs, "MOST_FOLLOWED", 1)
     for job in ("one", "two"):
         service.make_job(job, status="running")
     room = opened()
@@ -393,7 +392,7 @@ def test_only_so_many_jobs_are_followed(
 def test_idle_logs_are_closed_and_opened_again(
     service: LocalController, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "MOST_IDLE", 1)
+    monkeypatch.setattr(live_logs, "MOST_IDLE", 1)
     room = opened()
     close = None
     for number in range(4):

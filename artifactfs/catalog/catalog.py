@@ -2,7 +2,8 @@
 
 It owns the current `Snapshot` and swaps it whole. There are three reasons to:
 
-* the service was asked (see ``refresh`` for when) and answered, or failed to: then the last listing
+* the service was asked (see ``refresher`` for when) and answered, or failed to: then the last
+listing
   stays, marked stale;
 * an upload of our own is complete: `Catalog.add` shows it at once, and a listing that was asked for
   before the upload was complete, and so does not have it, does not take it away again. Uploads that
@@ -24,13 +25,13 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from artifactfs.catalog import index
-from artifactfs.catalog.index import Snapshot
-from artifactfs.catalog.refresh import (
+from artifactfs.catalog import snapshot
+from artifactfs.catalog.refresher import (
     CLOSE_WAIT_S,
     RETRY_FIRST_S,
     Refresher,
 )
+from artifactfs.catalog.snapshot import Snapshot
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.model import Artifact
 
@@ -141,7 +142,7 @@ class Catalog:
                 added, self._to_add = self._to_add, []
             now_s = self._clock.monotonic_s()
             self._own.update((one.id, (one, now_s)) for one in added)
-            self._publish(index.with_artifacts(self._snapshot, added), since=added)
+            self._publish(snapshot.with_artifacts(self._snapshot, added), since=added)
 
     def subscribe(self, listener: Listener) -> None:
         """Have `listener(old, new)` called whenever artifacts came, changed or went.
@@ -161,24 +162,24 @@ class Catalog:
         with self._publishing:
             now = self._clock.now()
             if self._next_expiry is not None and self._next_expiry <= now:
-                gone = index.expired(self._snapshot, now)
-                self._publish(index.without(self._snapshot, gone))
+                gone = snapshot.expired(self._snapshot, now)
+                self._publish(snapshot.without(self._snapshot, gone))
                 if not gone:  # what was due has been replaced since by what stays longer
                     with self._wake:
-                        self._next_expiry = index.next_expiry(self._snapshot)
+                        self._next_expiry = snapshot.next_expiry(self._snapshot)
 
     def _list_once(self) -> None:
         asked_at, began_s = self._clock.now(), self._clock.monotonic_s()
         try:
-            by_id = index.gathered(self._snapshot.by_id, self._list_artifacts())
+            by_id = snapshot.gathered(self._snapshot.by_id, self._list_artifacts())
         except Exception as error:
             with self._publishing:
                 said = str(error) or type(error).__name__
-                self._publish(index.failed(self._snapshot, said))
+                self._publish(snapshot.failed(self._snapshot, said))
             raise
         with self._publishing:
             self._keep_own(by_id, began_s)
-            self._publish(index.listed(self._snapshot, by_id, asked_at))
+            self._publish(snapshot.listed(self._snapshot, by_id, asked_at))
 
     def _keep_own(self, by_id: dict[str, Artifact], began_s: float) -> None:
         """Put into a listing what was added after it was asked for, and forget what was before."""
@@ -194,7 +195,7 @@ class Catalog:
             return
         self._snapshot = new
         if new.version != old.version or new.fetched_at != old.fetched_at:
-            expiry = index.next_expiry(new, since)
+            expiry = snapshot.next_expiry(new, since)
             with self._wake:
                 if since is not None and self._next_expiry is not None:
                     expiry = min(expiry or self._next_expiry, self._next_expiry)

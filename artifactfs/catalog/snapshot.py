@@ -53,7 +53,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Differences:
+class SnapshotDifferences:
     """What two snapshots do not share. A changed artifact is in both."""
 
     removed: tuple[Artifact, ...]
@@ -132,15 +132,15 @@ def next_expiry(snapshot: Snapshot, among: Sequence[Artifact] | None = None) -> 
     return min((time for time in times if time > listed_at), default=None)
 
 
-def differences(old: Snapshot, new: Snapshot) -> Differences:
+def differences(old: Snapshot, new: Snapshot) -> SnapshotDifferences:
     """What left and what came from `old` to `new`."""
     if old.artifacts is new.artifacts:
-        return Differences((), ())
+        return SnapshotDifferences((), ())
     first = _alike(old.artifacts, new.artifacts)
     older, newer = old.artifacts[first:], new.artifacts[first:]
     last = _alike(older[::-1], newer[::-1])
     get_new, get_old = new.by_id.get, old.by_id.get
-    return Differences(
+    return SnapshotDifferences(
         tuple(one for one in older[: len(older) - last] if get_new(one.id) is not one),
         tuple(one for one in newer[: len(newer) - last] if get_old(one.id) is not one),
     )

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from artifactfs.catalog.jobs.tails import (
+from artifactfs.jobs.log_merge import (
     KNOWN_CHARS,
     SHORT_CHARS,
     SURE_CHARS,

@@ -3,8 +3,8 @@
 A log is *followed* while somebody has it open, and for `LINGER_S` longer, so that ``watch cat``
 does not begin anew each time: one follower, one stream, one thread, however many readers. Without
 readers a log grows only when its job is asked about for another reason (`LiveLogs.glance`), which
-costs nothing more. What was put together stays on disk (``logs``) for as long as there is room
-(``shelf``), and is taken up again where it was.
+costs nothing more. What was put together stays on disk (``log_store``) for as long as there is room
+(``log_store``), and is taken up again where it was.
 
 A *following* belongs to what is followed, a job or a project, and counts its readers.
 `LiveLogs._lock` guards which logs are open, who reads them and which threads run; nothing is asked
@@ -25,24 +25,24 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from artifactfs.catalog.jobs.following import (
+from artifactfs.errors import ArtifactfsError
+from artifactfs.jobs.follow import (
     POLL_S,
     JobFollower,
     ProjectFollower,
-    Source,
+    StreamSource,
 )
-from artifactfs.catalog.jobs.logs import Log
-from artifactfs.catalog.jobs.shelf import (
-    JOBS,
-    PROJECTS,
-    Shelf,
-)
-from artifactfs.catalog.jobs.weaving import (
+from artifactfs.jobs.log_merge import (
     MARK,
     MISSING,
-    Weaver,
+    LogMerger,
 )
-from artifactfs.errors import ArtifactfsError
+from artifactfs.jobs.log_store import (
+    JOBS,
+    PROJECTS,
+    LogStore,
+    StoredLog,
+)
 from artifactfs.model import (
     Change,
     Job,
@@ -62,17 +62,17 @@ EVENTS = "events.jsonl"
 _log = logging.getLogger(__name__)
 
 
-L = TypeVar("L", bound="Written")
+L = TypeVar("L", bound="WrittenLog")
 
 
-class Written(ABC):
+class WrittenLog(ABC):
     """A log on disk and who writes it. `_writing` serialises what is appended.
 
     Once closed it takes in nothing more: what a follower still brings then will be asked for again.
     """
 
-    def __init__(self, shelf: Shelf, kind: str, key: str, main: str) -> None:
-        self.files = Log(shelf.prepare(kind, key), main, shelf.scratch)
+    def __init__(self, shelf: LogStore, kind: str, key: str, main: str) -> None:
+        self.files = StoredLog(shelf.prepare(kind, key), main, shelf.scratch)
         self.complete = False
         self._key = key
         self._writing = threading.Lock()
@@ -130,21 +130,21 @@ class Written(ABC):
         self._unsaved = False
 
 
-class JobLog(Written):
+class JobLog(WrittenLog):
     """One job's ``live.log``, and the log of each of its tasks."""
 
-    def __init__(self, shelf: Shelf, job_id: str) -> None:
+    def __init__(self, shelf: LogStore, job_id: str) -> None:
         super().__init__(shelf, JOBS, job_id, LIVE)
         self.seen: object = None
         self.readers = 0  # guarded by the lock of `LiveLogs`
         state = self.files.state
         try:
-            self._weaver = Weaver(None if state is None else state["weaver"])
+            self._weaver = LogMerger(None if state is None else state["weaver"])
             self.complete = state is not None and bool(state["complete"])
         except (KeyError, TypeError, ValueError, AttributeError):
             _log.warning("the log of the job %s cannot be taken up again, it begins anew", job_id)
             self.files.clear()
-            self._weaver = Weaver()
+            self._weaver = LogMerger()
 
     def take(self, change: Change) -> None:
         """Take in what has become known of the job."""
@@ -164,10 +164,10 @@ class JobLog(Written):
         self._save(lambda: {"weaver": self._weaver.state(), "complete": self.complete}, now=now)
 
 
-class ProjectLog(Written):
+class ProjectLog(WrittenLog):
     """One project's ``events.jsonl``: an event a line."""
 
-    def __init__(self, shelf: Shelf, project: str) -> None:
+    def __init__(self, shelf: LogStore, project: str) -> None:
         super().__init__(shelf, PROJECTS, project, EVENTS)
         state = self.files.state
         self.last_id = str(state.get("last_id", "")) if state is not None else ""
@@ -197,7 +197,7 @@ class _Follower(Protocol):
     def close(self) -> None: ...
 
 
-class Following:
+class FollowedLog:
     """One thread that follows for any number of readers. Guarded by `LiveLogs._lock`."""
 
     def __init__(self, follower: _Follower, name: str) -> None:
@@ -224,8 +224,8 @@ class LiveLogs:
 
     def __init__(
         self,
-        source: Source,
-        shelf: Shelf,
+        source: StreamSource,
+        shelf: LogStore,
         on_job: Callable[[Job], None],
         *,
         linger_s: float = LINGER_S,
@@ -240,7 +240,7 @@ class LiveLogs:
         self._opening = threading.Lock()
         self._jobs: dict[str, JobLog] = {}
         self._projects: dict[str, ProjectLog] = {}
-        self._followings: dict[tuple[str, str], Following] = {}
+        self._followings: dict[tuple[str, str], FollowedLog] = {}
         self._wake = threading.Condition()
         self._closed = False
         self._released = False
@@ -321,7 +321,7 @@ class LiveLogs:
         if log.complete:
             return _once(close_log)
 
-        def make() -> Following:
+        def make() -> FollowedLog:
             def take(change: Change) -> None:
                 log.take(change)
                 if change.job is not None:
@@ -331,7 +331,7 @@ class LiveLogs:
             follower = JobFollower(
                 self._source, job_id, take, from_start=not log.size(None), poll_s=self._poll_s
             )
-            following = Following(follower, f"the job {job_id}")
+            following = FollowedLog(follower, f"the job {job_id}")
             return following
 
         close_following = self._open((JOBS, job_id), make, wait_s)
@@ -365,7 +365,7 @@ class LiveLogs:
         """Follow the project from now on, until what is returned is called. Raises `OSError`."""
         log = self.project(project)
 
-        def make() -> Following:
+        def make() -> FollowedLog:
             def take(event: StreamEvent) -> None:
                 log.take(event)
                 change = self._source.read_event(event)
@@ -374,7 +374,7 @@ class LiveLogs:
                 following.begun.set()
 
             follower = ProjectFollower(self._source, project, take, log.last_id)
-            following = Following(follower, f"the project {project}")
+            following = FollowedLog(follower, f"the project {project}")
             return following
 
         return _once(self._open((PROJECTS, project), make, wait_s))
@@ -394,7 +394,7 @@ class LiveLogs:
     # Followings
 
     def _open(
-        self, key: tuple[str, str], make: Callable[[], Following], wait_s: float
+        self, key: tuple[str, str], make: Callable[[], FollowedLog], wait_s: float
     ) -> Callable[[], None]:
         with self._lock:
             following = self._followings.get(key)
@@ -432,7 +432,7 @@ class LiveLogs:
     def _end_idle(self) -> float:
         """End what nobody reads any more; how long until the next has been idle for long enough."""
         now_s = time.monotonic()
-        ended: list[tuple[tuple[str, str], Following]] = []
+        ended: list[tuple[tuple[str, str], FollowedLog]] = []
         pause_s: float | None = None
         with self._lock:
             for key, following in self._followings.items():

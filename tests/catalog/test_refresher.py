@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from artifactfs.catalog import Catalog
-from artifactfs.catalog.refresh import OVERDUE_S
+from artifactfs.catalog.refresher import OVERDUE_S
 from artifactfs.errors import Unreachable
 from tests.helpers import wait_until
 
