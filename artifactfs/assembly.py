@@ -37,7 +37,7 @@ from typing import Any, BinaryIO, Self
 from urllib.parse import urlsplit
 
 from artifactfs import __version__
-from artifactfs.cache import CachedContent, Store
+from artifactfs.cache import CachedContent, DiskCache
 from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
@@ -133,8 +133,8 @@ def _open_service(config: Config) -> Service:
     )
 
 
-def _open_store(config: Config, service: Service) -> Store:
-    return Store(
+def _open_store(config: Config, service: Service) -> DiskCache:
+    return DiskCache(
         config.cache.directory,
         service.downloads,
         origin=service.origin,
@@ -156,7 +156,7 @@ class Client:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._service = _open_service(config)
-        self._store: Store | None = None
+        self._store: DiskCache | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -172,7 +172,7 @@ class Client:
             self._store.close()
 
     @property
-    def store(self) -> Store:
+    def store(self) -> DiskCache:
         """The cache, opened when it is first needed."""
         if self._store is None:
             self._store = _open_store(self._config, self._service)

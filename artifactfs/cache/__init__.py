@@ -11,21 +11,21 @@ thread that hashes the whole. ``adoption`` takes in a local file. ``places`` nam
 """
 
 from artifactfs.cache.adoption import Adoption
-from artifactfs.cache.content import Content
-from artifactfs.cache.figures import (
+from artifactfs.cache.cache import DiskCache
+from artifactfs.cache.cached_file_handle import CachedFileHandle
+from artifactfs.cache.stats import (
     CachedContent,
     CacheStatistics,
-    Usage,
+    CacheUsage,
     VerifyReport,
 )
-from artifactfs.cache.store import Store
 
 __all__ = [
     "Adoption",
     "CacheStatistics",
+    "CacheUsage",
     "CachedContent",
-    "Content",
-    "Store",
-    "Usage",
+    "CachedFileHandle",
+    "DiskCache",
     "VerifyReport",
 ]

@@ -25,8 +25,8 @@ from array import array
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from artifactfs.cache.grains import GRAIN_BYTES, checksum
-from artifactfs.cache.places import Place
+from artifactfs.cache.blocks import BLOCK_BYTES, checksum
+from artifactfs.cache.cache_layout import CachePaths
 from artifactfs.errors import Cancelled
 from artifactfs.model import Artifact
 from artifactfs.system import make_private
@@ -38,7 +38,7 @@ class Publish(Protocol):
     """Gives a whole file its place in the cache: ``store.Store``."""
 
     def __call__(
-        self, place: Place, path: str, descriptor: int, sums: array[int], *, verified: bool
+        self, place: CachePaths, path: str, descriptor: int, sums: array[int], *, verified: bool
     ) -> None: ...
 
 
@@ -48,7 +48,7 @@ class Adoption:
     def __init__(
         self,
         artifact: Artifact,
-        place: Place,
+        place: CachePaths,
         path: str,
         *,
         publish: Publish,
@@ -135,7 +135,7 @@ class Adoption:
                 os.unlink(staged)  # noqa: PTH108
 
 
-def temporary_name(place: Place) -> str:
+def temporary_name(place: CachePaths) -> str:
     """Return a name beside the content's own, for a file that is not finished."""
     return f"{os.path.dirname(place.path)}/{secrets.token_hex(8)}.new"  # noqa: PTH120
 
@@ -173,12 +173,12 @@ def read_sums(
             continue
         take(buffer[:filled])
         sums.extend(
-            checksum(buffer[start : min(start + GRAIN_BYTES, filled)])
-            for start in range(0, filled, GRAIN_BYTES)
+            checksum(buffer[start : min(start + BLOCK_BYTES, filled)])
+            for start in range(0, filled, BLOCK_BYTES)
         )
         filled = 0
         if not count:
             return sums
 
 
-assert READ_BYTES % GRAIN_BYTES == 0
+assert READ_BYTES % BLOCK_BYTES == 0

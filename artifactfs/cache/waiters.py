@@ -7,8 +7,8 @@ coming (a flight failed, its time is over, the content has failed). One that was
 the list any more, and is not called.
 
 A content *fails* for whoever has it open when its bytes cannot be had in any way: twice they did
-not have their SHA-256 (``proof``), or the service has changed them under their id (``intake``).
-Nobody waits for it from then on.
+not have their SHA-256 (``verdict``), or the service has changed them under their id
+(``block_writer``). Nobody waits for it from then on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from artifactfs.cache.table import GrainTable
+from artifactfs.cache.block_map import BlockMap
 from artifactfs.errors import TimedOut
 from artifactfs.model import Artifact
 
@@ -49,7 +49,7 @@ class Waiter:
 class Waiters:
     """Those who wait for one content, and why it has `failed`. Guarded by the table's lock."""
 
-    def __init__(self, artifact: Artifact, table: GrainTable) -> None:
+    def __init__(self, artifact: Artifact, table: BlockMap) -> None:
         self.failed: BaseException | None = None
         self._artifact = artifact
         self._table = table

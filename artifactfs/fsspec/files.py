@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from fsspec.spec import AbstractBufferedFile
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache import Content
+from artifactfs.cache import CachedFileHandle
 from artifactfs.fsspec.rooms import Rooms, read
 from artifactfs.model import Artifact
 
@@ -46,7 +46,7 @@ class Reader(AbstractBufferedFile):
             fs, path, "rb", block_size, cache_type="none", size=self._content.size_bytes
         )
 
-    def _opened(self, fs: ArtifactFileSystem) -> tuple[Rooms, Content]:
+    def _opened(self, fs: ArtifactFileSystem) -> tuple[Rooms, CachedFileHandle]:
         self._process = os.getpid()
         rooms = fs.rooms
         with fs.os_errors(self._artifact.filename):

@@ -25,7 +25,7 @@ from typing import Final
 
 from artifactfs.assembly import Client
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache import Content
+from artifactfs.cache import CachedFileHandle
 from artifactfs.config import Config
 from artifactfs.errors import (
     ArtifactfsError,
@@ -46,7 +46,7 @@ class Wanted:
     start: int | None
     stop: int | None
 
-    def span_of(self, content: Content) -> ByteRange:
+    def span_of(self, content: CachedFileHandle) -> ByteRange:
         """The bytes that are meant."""
         start, stop, _ = slice(self.start, self.stop).indices(content.size_bytes or 0)
         return ByteRange(start, max(start, stop))
@@ -59,10 +59,10 @@ class Rooms:
         self.client = Client(config)
         self.listing = Listing(self.client.artifacts, config.list.ttl_s)
         self._lock = threading.Lock()
-        self._left: deque[Content] = deque()
+        self._left: deque[CachedFileHandle] = deque()
         self.close = weakref.finalize(self, _close, self.client, os.getpid())
 
-    def open(self, artifact: Artifact) -> Content:
+    def open(self, artifact: Artifact) -> CachedFileHandle:
         """Open an artifact's content in the cache. Raises what the service says."""
         with self._lock:
             store = self.client.store
@@ -70,7 +70,7 @@ class Rooms:
             self._left.popleft().close()
         return store.open(artifact)
 
-    def leave(self, content: Content) -> None:
+    def leave(self, content: CachedFileHandle) -> None:
         """Close an opening some time; safe wherever the interpreter is."""
         self._left.append(content)
 
@@ -95,7 +95,7 @@ class Rooms:
 
     def _tried(
         self, artifact: Artifact, closing: contextlib.ExitStack
-    ) -> Content | ArtifactfsError:
+    ) -> CachedFileHandle | ArtifactfsError:
         try:
             content = self.open(artifact)
         except ArtifactfsError as error:
@@ -107,16 +107,16 @@ class Rooms:
 class _Asked:
     """One span of many, asked for when this is made."""
 
-    def __init__(self, opened: Content | ArtifactfsError, wanted: Wanted) -> None:
+    def __init__(self, opened: CachedFileHandle | ArtifactfsError, wanted: Wanted) -> None:
         self._opened = opened
         self._span = ByteRange(0, 0)
-        if isinstance(opened, Content):
+        if isinstance(opened, CachedFileHandle):
             self._span = wanted.span_of(opened)
             opened.request(self._span, _ignore)
 
     def result(self, in_vain: ArtifactfsError | None) -> bytes | ArtifactfsError:
         """Its bytes, waited for unless another has waited `in_vain`, or the error."""
-        if not isinstance(self._opened, Content):
+        if not isinstance(self._opened, CachedFileHandle):
             return self._opened
         try:
             if in_vain is None:
@@ -127,7 +127,7 @@ class _Asked:
         return in_vain if data is None else data
 
 
-def read(content: Content, span: ByteRange) -> bytes:
+def read(content: CachedFileHandle, span: ByteRange) -> bytes:
     """The bytes of a span of any length: each piece has the read time-out for itself."""
     if len(span) <= PIECE_BYTES:
         return content.read(span.start, span.stop)

@@ -6,7 +6,11 @@ where it lies on disk. ``tails``, ``weaving`` and ``pretty`` are pure: tails joi
 woven into a log, JSON set out for people. ``watching`` and ``reading`` do without a mount.
 """
 
-from artifactfs.jobs.documents import Document, DocumentPage, pretty
+from artifactfs.jobs.documents import (
+    Document,
+    DocumentPage,
+    pretty,
+)
 from artifactfs.jobs.jobs import JobRegistry, KnownJob
 from artifactfs.jobs.live_logs import JobLog, ProjectLog
 from artifactfs.jobs.watch import (

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache.allowance import Allowance
-from artifactfs.cache.window import Window
+from artifactfs.cache.readahead import Readahead
+from artifactfs.cache.readahead_budget import ReadaheadBudget
 
 TRACES = Path(__file__).parent / "traces"
 PAGE_BYTES = 4096
@@ -190,7 +190,7 @@ def replay(
     window_bytes: int = WINDOW_BYTES,
 ) -> Outcome:
     """Read what the trace reads, and count."""
-    window = Window(window_bytes, Allowance(4 * window_bytes))
+    window = Readahead(window_bytes, ReadaheadBudget(4 * window_bytes))
     wire = _Wire(line or Line(), grain_bytes)
     answered_s: dict[int, list[float]] = {}
     now_s = end_s = 0.0

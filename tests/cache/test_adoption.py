@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.cache import Content, Store
-from artifactfs.cache.grains import GRAIN_BYTES, checksum
-from artifactfs.cache.sidecar import HEADER_BYTES, SUM_BYTES
+from artifactfs.cache import CachedFileHandle, DiskCache
+from artifactfs.cache.blocks import BLOCK_BYTES, checksum
+from artifactfs.cache.disk_format import HEADER_BYTES, SUM_BYTES
 from tests.cache.source import Source, artifact_of
-from tests.cache.test_store import Cache, read_all
+from tests.cache.test_cache import Cache, read_all
 from tests.helpers import wait_until
 
 DATA = random.Random(7).randbytes(3_000_017)
@@ -63,7 +63,7 @@ def test_what_is_adopted_is_verified_and_not_fetched(cache: Cache, spooled: Path
     assert source.requests == []
 
 
-@pytest.mark.parametrize("size_bytes", [0, 1, GRAIN_BYTES, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+@pytest.mark.parametrize("size_bytes", [0, 1, BLOCK_BYTES, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
 def test_a_file_of_any_size_is_adopted(
     cache: Cache, spooled: Path, way: str, size_bytes: int
 ) -> None:
@@ -187,8 +187,8 @@ def rewrite_with_sums(file: Path, sidecar: Path) -> None:
         opened.write(OTHER)
     with sidecar.open("r+b") as opened:
         opened.seek(HEADER_BYTES)
-        for start in range(0, len(OTHER), GRAIN_BYTES):
-            opened.write(checksum(OTHER[start : start + GRAIN_BYTES]).to_bytes(8, "little"))
+        for start in range(0, len(OTHER), BLOCK_BYTES):
+            opened.write(checksum(OTHER[start : start + BLOCK_BYTES]).to_bytes(8, "little"))
 
 
 def forget_some(file: Path, sidecar: Path) -> None:
@@ -239,29 +239,29 @@ def test_a_damaged_file_with_another_name_is_fetched_into_new_files(
     assert not cache.file(ARTIFACT).samefile(spooled)
 
 
-def opened_with_losses(store: Store, cache: Cache) -> Content:
+def opened_with_losses(store: DiskCache, cache: Cache) -> CachedFileHandle:
     """An open content with a wrong byte that is found when the content is read or hashed."""
     flip(cache.file(ARTIFACT), 1_000_000)
     return store.open(ARTIFACT)
 
 
-def drop_name_by_hand(cache: Cache, store: Store) -> None:
+def drop_name_by_hand(cache: Cache, store: DiskCache) -> None:
     cache.file(ARTIFACT).unlink()
 
 
-def drop_directory_by_hand(cache: Cache, store: Store) -> None:
+def drop_directory_by_hand(cache: Cache, store: DiskCache) -> None:
     for path in cache.directory.rglob("*"):
         if path.is_file():
             path.unlink()
 
 
-def replace_name(cache: Cache, store: Store) -> None:
+def replace_name(cache: Cache, store: DiskCache) -> None:
     other = cache.directory / "replacement"
     other.write_bytes(DATA)
     other.replace(cache.file(ARTIFACT))
 
 
-def keep_names(cache: Cache, store: Store) -> None:
+def keep_names(cache: Cache, store: DiskCache) -> None:
     pass
 
 
@@ -270,10 +270,10 @@ def keep_names(cache: Cache, store: Store) -> None:
 )
 def test_an_open_file_whose_other_name_stays_is_not_written_to(
     cache: Cache, spooled: Path, monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[Cache, Store], None],
+    change: Callable[[Cache, DiskCache], None],
 ) -> None:  # fmt: skip
     """Also when the cache's own name goes, so that the other one is the only one left."""
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     source = Source(DATA)
     store = cache.over(source)
     assert store.adopt(ARTIFACT, spooled)
@@ -299,7 +299,7 @@ def test_a_file_whose_other_name_has_gone_is_written_to_again(cache: Cache, spoo
     inode = spooled.stat().st_ino
     spooled.unlink()
     assert content.read(0, len(DATA)) == DATA
-    assert 0 < source.delivered_bytes <= GRAIN_BYTES
+    assert 0 < source.delivered_bytes <= BLOCK_BYTES
     assert cache.file(ARTIFACT).read_bytes() == DATA
     assert cache.file(ARTIFACT).stat().st_ino == inode
     content.close()

@@ -19,9 +19,9 @@ from typing import BinaryIO
 import pytest
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache import Content
-from artifactfs.cache.grains import GRAIN_BYTES
-from artifactfs.cache.sidecar import (
+from artifactfs.cache import CachedFileHandle
+from artifactfs.cache.blocks import BLOCK_BYTES
+from artifactfs.cache.disk_format import (
     HEADER_BYTES,
     SUM_BYTES,
     Sidecar,
@@ -30,7 +30,7 @@ from artifactfs.errors import Cancelled
 from artifactfs.model import Artifact
 from artifactfs.system import fallocate
 from tests.cache.source import Source, artifact_of
-from tests.cache.test_store import CHILD, DATA, Cache, cache, read_all
+from tests.cache.test_cache import CHILD, DATA, Cache, cache, read_all
 from tests.helpers import wait_until
 
 __all__ = ["cache"]
@@ -50,7 +50,7 @@ class Two:
         self._sources[artifact.sha256].stream(artifact, span, sink, **more)  # type: ignore[arg-type]
 
 
-def check(content: Content, data: bytes = DATA) -> None:
+def check(content: CachedFileHandle, data: bytes = DATA) -> None:
     for start in range(0, len(data), 150_000):
         assert content.read(start, start + 150_000) == data[start : start + 150_000]
 
@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_is_read_past(cache: Cache, disk: Path) -> None:
 def test_what_one_mount_has_open_no_other_gives_back(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     one = cache.over(Source(DATA))
     reader = one.open(artifact_of(DATA, sha256=None))
     check(reader)
@@ -243,14 +243,14 @@ def test_what_the_keeper_writes_down_goes_to_no_other_file(
     wait_until(lambda: len(others) == 16 and store.statistics().open_contents == 0)
     cache.close(store)  # ends the keeper
     assert unharmed(others)
-    assert store.usage(artifact_of(DATA)).cached_bytes == GRAIN_BYTES
+    assert store.usage(artifact_of(DATA)).cached_bytes == BLOCK_BYTES
 
 
 def test_what_is_given_back_is_of_no_other_file(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The content is closed, and others are opened, just before holes are punched."""
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     store = cache.over(Source(DATA))
     content = store.open(artifact_of(DATA, sha256=None))
     check(content)
@@ -261,7 +261,7 @@ def test_what_is_given_back_is_of_no_other_file(
         others.extend(decoys(tmp_path))
         fallocate(*where)
 
-    monkeypatch.setattr("artifactfs.cache.holes.fallocate", closed_before)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.fallocate", closed_before)
     (shared,) = store.all_open()
     assert shared.punch(1 << 30) == len(DATA)
     assert unharmed(others)
@@ -270,7 +270,7 @@ def test_what_is_given_back_is_of_no_other_file(
 def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     store = cache.over(Source(DATA))
     content = store.open(artifact_of(DATA, sha256=None))
     check(content)
@@ -281,7 +281,7 @@ def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
         arrived.wait(0.3)  # whoever would fetch it now has the time to
         fallocate(*where)
 
-    monkeypatch.setattr("artifactfs.cache.holes.fallocate", asked_before)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.fallocate", asked_before)
     (shared,) = store.all_open()
     assert shared.punch(1 << 30) == len(DATA)
     assert arrived.wait(10)
@@ -292,7 +292,7 @@ def test_what_is_asked_for_while_it_is_given_back_is_not_read_as_zeros(
 def test_what_is_given_back_while_it_is_checked_is_not_taken_for_wrong(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     artifact = artifact_of(DATA, sha256=None)
     before = cache.over(Source(DATA))
     read_all(before, artifact)
@@ -321,7 +321,7 @@ def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the last look at the bytes and the verdict."""
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     store = cache.over(Source(DATA))
     content = store.open(artifact_of(DATA))
     (shared,) = store.all_open()
@@ -337,7 +337,7 @@ def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
                 freed.append(shared.punch(1 << 30))
             return self._real.hexdigest()
 
-    monkeypatch.setattr("artifactfs.cache.verifier.hashlib", SimpleNamespace(sha256=Digest))
+    monkeypatch.setattr("artifactfs.cache.verification.hashlib", SimpleNamespace(sha256=Digest))
     content.request(ByteRange(0, len(DATA)), lambda _: None)
     wait_until(lambda: freed)
     cache.close(store)  # ends the verifying thread
@@ -350,7 +350,7 @@ def test_what_is_given_back_while_the_whole_is_compared_is_not_verified(
 def test_what_cannot_be_given_back_can_be_read_all_the_same(
     cache: Cache, monkeypatch: pytest.MonkeyPatch, asks: bool
 ) -> None:
-    monkeypatch.setattr("artifactfs.cache.holes.SPARED_S", -1)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.SPARED_S", -1)
     store = cache.over(Source(DATA))
     content = store.open(artifact_of(DATA, sha256=None))
     check(content)
@@ -360,7 +360,7 @@ def test_what_cannot_be_given_back_can_be_read_all_the_same(
             content.request(ByteRange(0, len(DATA)), lambda _: None)
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
-    monkeypatch.setattr("artifactfs.cache.holes.fallocate", impossible)
+    monkeypatch.setattr("artifactfs.cache.hole_punching.fallocate", impossible)
     (shared,) = store.all_open()
     assert shared.punch(1 << 30) == 0
     check(content)
@@ -416,7 +416,7 @@ def test_what_a_killed_mount_has_left_is_counted_checked_and_read(cache: Cache) 
     assert not usage.verified
     with cache.file(artifact_of(DATA)).open("r+b") as file:
         for grain in range(30):
-            file.seek(grain * GRAIN_BYTES)
+            file.seek(grain * BLOCK_BYTES)
             file.write(b"rotten")
     assert store.verify().dropped_grains == 30
     assert 0 <= store.usage(artifact_of(DATA)).cached_bytes <= len(DATA)
@@ -523,7 +523,7 @@ looked = []
 def note(event, arguments):
     if event in ("open", "os.scandir", "os.listdir") and sys.argv[1] in str(arguments[0]):
         looked.append(event)
-from tests.cache.test_store import Cache, DATA
+from tests.cache.test_cache import Cache, DATA
 from tests.cache.source import Source
 sys.addaudithook(note)
 store = Cache(Path(sys.argv[1])).over(Source(DATA))

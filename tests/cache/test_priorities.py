@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache import Content, Store
-from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.cache import CachedFileHandle, DiskCache
+from artifactfs.cache.blocks import BLOCK_BYTES
 from artifactfs.errors import Cancelled
 from artifactfs.model import Artifact
 from tests.cache.source import NOW, Probe
-from tests.cache.test_store import Cache
+from tests.cache.test_cache import Cache
 from tests.helpers import wait_until
 
 PINNED_BYTES = 48 << 20
@@ -80,7 +80,7 @@ class Gated:
             self.requests.append((artifact.id, span))
         position = span.start
         while position < span.stop:
-            end = min(position // GRAIN_BYTES * GRAIN_BYTES + GRAIN_BYTES, span.stop)
+            end = min(position // BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES, span.stop)
             is_free = self.free.start <= position < self.free.stop
             if artifact.id in self.held and not is_free:
                 self._permit(cancelled)
@@ -106,7 +106,7 @@ def source() -> Gated:
 
 
 @pytest.fixture
-def over(tmp_path: Path, source: Gated) -> Iterator[Callable[[int], Store]]:
+def over(tmp_path: Path, source: Gated) -> Iterator[Callable[[int], DiskCache]]:
     cache = Cache(tmp_path / "cache")
     yield lambda connections: cache.over(source, connections=connections, window_max_bytes=32 << 20)  # type: ignore[arg-type]
     source.ended.set()
@@ -120,7 +120,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def pin(store: Store, source: Gated, count: int) -> list[Artifact]:
+def pin(store: DiskCache, source: Gated, count: int) -> list[Artifact]:
     """Pin files of which nothing comes, and wait until each connection for that is stuck."""
     pinned = [artifact(number, PINNED_BYTES) for number in range(1, count + 1)]
     source.held |= {one.id for one in pinned}
@@ -135,7 +135,7 @@ def fill(source: Gated, connections: int) -> None:
     wait_until(lambda: source.waiting == max(1, connections - max(1, connections // 4)))
 
 
-def read(content: Content, one: Artifact, start: int, stop: int) -> None:
+def read(content: CachedFileHandle, one: Artifact, start: int, stop: int) -> None:
     assert content.read(start, stop) == data_of(one, start, min(stop, one.size_bytes or 0))
 
 
@@ -152,7 +152,7 @@ def let_through_until(done: Future[None], source: Gated, most: int) -> None:
 @pytest.mark.parametrize("connections", [2, 4, 8])
 @pytest.mark.parametrize("pins", [1, 3])
 def test_a_read_of_another_file_does_not_wait_for_what_is_pinned(
-    over: Callable[[int], Store], source: Gated, connections: int, pins: int
+    over: Callable[[int], DiskCache], source: Gated, connections: int, pins: int
 ) -> None:
     store = over(connections)
     pinned = pin(store, source, pins)
@@ -168,7 +168,7 @@ def test_a_read_of_another_file_does_not_wait_for_what_is_pinned(
 @pytest.mark.parametrize("connections", [1, 2, 4])
 @pytest.mark.parametrize("pins", [1, 3])
 def test_as_many_readers_as_there_are_connections_do_not_wait_for_a_piece_of_what_is_pinned(
-    over: Callable[[int], Store],
+    over: Callable[[int], DiskCache],
     source: Gated,
     pool: ThreadPoolExecutor,
     connections: int,
@@ -197,7 +197,7 @@ def test_as_many_readers_as_there_are_connections_do_not_wait_for_a_piece_of_wha
 @pytest.mark.parametrize("connections", [2, 4])
 @pytest.mark.parametrize("pins", [1, 3])
 def test_a_sequential_reader_and_its_readahead_go_before_what_is_pinned(
-    over: Callable[[int], Store], source: Gated, connections: int, pins: int
+    over: Callable[[int], DiskCache], source: Gated, connections: int, pins: int
 ) -> None:
     store = over(connections)
     pinned = pin(store, source, pins)
@@ -213,13 +213,13 @@ def test_a_sequential_reader_and_its_readahead_go_before_what_is_pinned(
 @pytest.mark.parametrize("connections", [1, 2, 4])
 @pytest.mark.parametrize("offset", [PINNED_BYTES - 4096, 20 << 20, 2 << 20])
 def test_a_block_of_the_pinned_file_itself_does_not_wait_for_those_before_it(
-    over: Callable[[int], Store],
+    over: Callable[[int], DiskCache],
     source: Gated,
     pool: ThreadPoolExecutor,
     connections: int,
     offset: int,
 ) -> None:
-    source.free = ByteRange(offset // GRAIN_BYTES * GRAIN_BYTES, offset + 4096)
+    source.free = ByteRange(offset // BLOCK_BYTES * BLOCK_BYTES, offset + 4096)
     store = over(connections)
     (pinned,) = pin(store, source, 1)
     fill(source, connections)
@@ -231,7 +231,7 @@ def test_a_block_of_the_pinned_file_itself_does_not_wait_for_those_before_it(
 
 
 def test_a_pinned_file_that_is_read_in_order_is_read_ahead(
-    over: Callable[[int], Store], source: Gated
+    over: Callable[[int], DiskCache], source: Gated
 ) -> None:
     """What nobody has claimed is the reader's to have fetched, in large requests."""
     source.free = ByteRange(24 << 20, PINNED_BYTES)
@@ -246,7 +246,7 @@ def test_a_pinned_file_that_is_read_in_order_is_read_ahead(
 
 @pytest.mark.parametrize("connections", [1, 3])
 def test_pins_are_fetched_whole_and_each_byte_once(
-    over: Callable[[int], Store], source: Gated, connections: int
+    over: Callable[[int], DiskCache], source: Gated, connections: int
 ) -> None:
     store = over(connections)
     pinned = [artifact(number, 9_000_001) for number in range(1, 4)]
@@ -254,11 +254,11 @@ def test_pins_are_fetched_whole_and_each_byte_once(
         store.pin(one)
     for one in pinned:
         wait_until(lambda one=one: store.usage(one).cached_bytes == 9_000_001)  # type: ignore[misc]
-        assert source.grains_of(one) == -(-9_000_001 // GRAIN_BYTES)
+        assert source.grains_of(one) == -(-9_000_001 // BLOCK_BYTES)
 
 
 def test_what_gave_way_is_fetched_afterwards_and_once(
-    over: Callable[[int], Store], source: Gated, pool: ThreadPoolExecutor
+    over: Callable[[int], DiskCache], source: Gated, pool: ThreadPoolExecutor
 ) -> None:
     store = over(1)
     (pinned,) = pin(store, source, 1)
@@ -268,16 +268,16 @@ def test_what_gave_way_is_fetched_afterwards_and_once(
         done = pool.submit(read, content, other, number << 20, (number << 20) + 4096)
         let_through_until(done, source, FEW)
     content.close()
-    source.permits.release(2 * PINNED_BYTES // GRAIN_BYTES)
+    source.permits.release(2 * PINNED_BYTES // BLOCK_BYTES)
     wait_until(lambda: store.usage(pinned).cached_bytes == PINNED_BYTES, 30)
-    assert source.grains_of(pinned) == PINNED_BYTES // GRAIN_BYTES
+    assert source.grains_of(pinned) == PINNED_BYTES // BLOCK_BYTES
     read_pinned = store.open(pinned)
     read(read_pinned, pinned, 30 << 20, 31 << 20)
     read_pinned.close()
 
 
 def test_a_store_that_is_closed_under_way_leaves_no_pin_waiting(
-    over: Callable[[int], Store], source: Gated
+    over: Callable[[int], DiskCache], source: Gated
 ) -> None:
     store = over(1)
     pin(store, source, 3)

@@ -30,9 +30,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.cache import Store
-from artifactfs.cache.content import Content
-from artifactfs.cache.grains import GRAIN_BYTES
+from artifactfs.cache import DiskCache
+from artifactfs.cache.blocks import BLOCK_BYTES
+from artifactfs.cache.cached_file_handle import CachedFileHandle
 from artifactfs.config import HttpConfig
 from artifactfs.errors import ArtifactfsError, Cancelled
 from artifactfs.model import Artifact
@@ -46,7 +46,7 @@ AT_ONCE = 32
 CONNECTIONS = 48
 READ_TIMEOUT_S = 20.0
 HANGS_S = 90.0
-SIZES = (1, 4096, GRAIN_BYTES - 1, GRAIN_BYTES, GRAIN_BYTES + 1, 5 * GRAIN_BYTES + 17, 2_500_001)
+SIZES = (1, 4096, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 5 * BLOCK_BYTES + 17, 2_500_001)
 NOISE = random.Random(4).randbytes(4 << 20)
 
 
@@ -78,7 +78,7 @@ reads = st.builds(
     Read,
     st.sampled_from(("read", "read", "walk", "try", "reopen")),
     st.sampled_from((0.0, 0.0, 0.2, 0.4999, 0.6, 0.8, 0.99)),
-    st.sampled_from((1, 4096, 50_000, GRAIN_BYTES, 300_000)),
+    st.sampled_from((1, 4096, 50_000, BLOCK_BYTES, 300_000)),
 )
 
 
@@ -100,7 +100,7 @@ class World:
     """An origin, and a cache that reads from it."""
 
     origin: Origin
-    store: Store
+    store: DiskCache
     readers: ThreadPoolExecutor
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -129,7 +129,7 @@ def world_of(directory: Path, read_timeout_s: float) -> Iterator[World]:
     token = TokenSource("a test", value=Secret("token"))
     with Origin() as origin, ThreadPoolExecutor(2 * AT_ONCE) as readers:
         service = Service(origin.url, token, http, pool_size=CONNECTIONS)
-        store = Store(
+        store = DiskCache(
             directory,
             service.downloads,
             origin=service.origin,
@@ -175,7 +175,7 @@ class Reader:
             content.close()
         return self.errors
 
-    def _step(self, content: Content, step: Read) -> None:
+    def _step(self, content: CachedFileHandle, step: Read) -> None:
         start = int(step.at * len(self._listed.data))
         for _ in range(3 if step.how == "walk" else 1):
             stop = start + step.length
@@ -241,7 +241,7 @@ def _verifies(world: World, artifact: Artifact) -> bool:
         content.close()
 
 
-def _reads_whole(content: Content, artifact: Artifact) -> bool:
+def _reads_whole(content: CachedFileHandle, artifact: Artifact) -> bool:
     assert content.size_bytes is not None
     data = content.read(0, content.size_bytes)
     return hashlib.sha256(data).hexdigest() == artifact.sha256
@@ -296,7 +296,7 @@ def test_what_does_not_show_is_found_out_dropped_and_fetched_again(
 
 
 def test_an_origin_that_stays_broken_is_an_error_in_time(tmp_path: Path) -> None:
-    size_bytes = 5 * GRAIN_BYTES + 17
+    size_bytes = 5 * BLOCK_BYTES + 17
     plan = [
         Case(size_bytes, presigned, [Fault(kind)] * 20_000, [[Read("read", 0.1, 300_000)]])
         for kind in (*BEARABLE, *FINAL)

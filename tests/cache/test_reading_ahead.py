@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.cache import Content, Store
+from artifactfs.cache import CachedFileHandle, DiskCache
 from tests.cache.source import Source, artifact_of
 from tests.helpers import wait_until
 
@@ -23,8 +23,8 @@ def source() -> Source:
 
 
 @pytest.fixture
-def store(source: Source, tmp_path: Path) -> Iterator[Store]:
-    made = Store(
+def store(source: Source, tmp_path: Path) -> Iterator[DiskCache]:
+    made = DiskCache(
         tmp_path / "cache",
         source,
         origin="http://service:80",
@@ -40,18 +40,18 @@ def store(source: Source, tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def content(store: Store) -> Iterator[Content]:
+def content(store: DiskCache) -> Iterator[CachedFileHandle]:
     opened = store.open(artifact_of(DATA))
     yield opened
     opened.close()
 
 
-def is_here(content: Content, start: int, stop: int) -> bool:
+def is_here(content: CachedFileHandle, start: int, stop: int) -> bool:
     return content.try_read(start, stop) == DATA[start:stop]
 
 
 def test_the_first_bytes_do_not_wait_for_what_is_read_ahead(
-    content: Content, source: Source
+    content: CachedFileHandle, source: Source
 ) -> None:
     assert content.read(0, 4096) == DATA[:4096]
     first = min(source.requests, key=lambda span: span.start)  # two fetch at the same time
@@ -59,7 +59,9 @@ def test_the_first_bytes_do_not_wait_for_what_is_read_ahead(
     assert len(first) < MIB
 
 
-def test_a_sequential_reader_finds_the_next_bytes_here(content: Content, source: Source) -> None:
+def test_a_sequential_reader_finds_the_next_bytes_here(
+    content: CachedFileHandle, source: Source
+) -> None:
     for start in range(0, 4 * MIB, MIB):
         content.read(start, start + MIB)
     wait_until(lambda: source.delivered_bytes >= 10 * MIB)
@@ -69,14 +71,14 @@ def test_a_sequential_reader_finds_the_next_bytes_here(content: Content, source:
     assert len(source.requests) <= requests + 2
 
 
-def test_a_stride_is_fetched_without_its_gaps(content: Content, source: Source) -> None:
+def test_a_stride_is_fetched_without_its_gaps(content: CachedFileHandle, source: Source) -> None:
     for start in range(2 * MIB, 40 * MIB, 6 * MIB):
         assert content.read(start, start + MIB) == DATA[start : start + MIB]
     assert source.delivered_bytes <= 8 * MIB
 
 
 def test_what_a_closed_file_had_planned_is_fetched_for_the_next_who_opens_it(
-    store: Store, source: Source
+    store: DiskCache, source: Source
 ) -> None:
     source.gate.clear()
     gone = store.open(artifact_of(DATA))

@@ -32,7 +32,7 @@ def configured(**values: str) -> Config:
 
 
 def log_three() -> None:
-    log = logging.getLogger("artifactfs.cache.store")
+    log = logging.getLogger("artifactfs.cache.cache")
     log.debug("fetched %d bytes", 7)
     log.warning("a\nb")
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from artifactfs.cache.grains import grain_count
+from artifactfs.cache.blocks import block_count
 from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
@@ -248,7 +248,7 @@ def test_cache_shows_what_is_there_and_clears_it(
     assert ": 2 contents, " in lines[-1]
     report = json.loads(mounted.command("cache", "verify", "--json").stdout)
     assert report["dropped_grains"] == 0
-    assert report["grains"] >= grain_count(500_000)
+    assert report["grains"] >= block_count(500_000)
     assert json.loads(mounted.command("cache", "clear", "--json").stdout)["freed_bytes"] > 0
     (left,) = json.loads(mounted.command("cache", "stats", "--json").stdout)["contents"]
     assert left["pinned"]
