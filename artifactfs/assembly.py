@@ -41,14 +41,6 @@ from artifactfs.cache import CachedContent, DiskCache
 from artifactfs.catalog import Catalog
 from artifactfs.config import Config
 from artifactfs.doctor import Check, doctor
-from artifactfs.drop import (
-    AuditLog,
-    Outbox,
-    State,
-    Uploader,
-    count_files,
-    service_directory,
-)
 from artifactfs.errors import (
     Cancelled,
     Conflict,
@@ -82,6 +74,14 @@ from artifactfs.kernel.mounting import (
 from artifactfs.kernel.namespace import enter_own_namespace
 from artifactfs.metrics import MetricsServer
 from artifactfs.model import Artifact
+from artifactfs.outbox import (
+    EntryState,
+    Outbox,
+    Uploader,
+    UploadLog,
+    count_files,
+    service_directory,
+)
 from artifactfs.remote import Service
 from artifactfs.systemd import (
     NOBODY,
@@ -436,7 +436,7 @@ class Mount:
             spool=self._config.spool,
             known=lambda digest: catalog.snapshot.by_sha256.get(digest),
             on_uploaded=on_uploaded,
-            audit=AuditLog(self._config.state.directory / "uploads.log"),
+            audit=UploadLog(self._config.state.directory / "uploads.log"),
         )
 
     def _exposed(self, tree: ArtifactTree) -> contextlib.AbstractContextManager[object]:
@@ -468,7 +468,7 @@ class Mount:
             while not self._ended.is_set() and time.monotonic() < deadline_s:
                 if not outbox.wait(timeout_s=_DRAIN_STEP_S):
                     return
-        left = [entry for entry in outbox.entries() if entry.state is not State.UPLOADED]
+        left = [entry for entry in outbox.entries() if entry.state is not EntryState.UPLOADED]
         for entry in left:
             _log.warning("%s is not uploaded (%s)", entry.path, entry.error or entry.state)
         if left:

@@ -1,9 +1,9 @@
 """The ways to upload: through the controller, directly to the object store, in parts.
 
 This room knows the calls; which way a file takes, and what happens after a crash, is decided in
-``drop``. A way the service does not have raises `Unsupported`, a file too large for one `TooLarge`.
-URLs of the object store get exactly the headers the service named, and never the token; a redirect
-of theirs that keeps the method (307, 308) is followed once.
+``outbox``. A way the service does not have raises `Unsupported`, a file too large for one
+`TooLarge`. URLs of the object store get exactly the headers the service named, and never the token;
+a redirect of theirs that keeps the method (307, 308) is followed once.
 """
 
 from __future__ import annotations
