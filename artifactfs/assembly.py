@@ -47,19 +47,9 @@ from artifactfs.errors import (
     Gone,
     RemoteError,
 )
-from artifactfs.jobs import (
-    JobRegistry,
-    JobWatch,
-    WatchedJob,
-    follow_log,
-    pretty,
-    read_log,
-    read_result,
-)
-from artifactfs.kernel.binding import Binding, MountOptions
-from artifactfs.kernel.bindings import make as make_binding
-from artifactfs.kernel.mounting import (
-    Mounted,
+from artifactfs.fuse.binding import Binding, MountOptions
+from artifactfs.fuse.mount_checks import (
+    MountedFilesystem,
     abort,
     answers,
     check_fuse,
@@ -71,7 +61,17 @@ from artifactfs.kernel.mounting import (
     mounts,
     unmount,
 )
-from artifactfs.kernel.namespace import enter_own_namespace
+from artifactfs.fuse.select import make as make_binding
+from artifactfs.fuse.user_namespace import enter_own_namespace
+from artifactfs.jobs import (
+    JobRegistry,
+    JobWatch,
+    WatchedJob,
+    follow_log,
+    pretty,
+    read_log,
+    read_result,
+)
 from artifactfs.metrics import MetricsServer
 from artifactfs.model import Artifact
 from artifactfs.outbox import (
@@ -95,7 +95,7 @@ __all__ = [
     "Check",
     "Client",
     "Mount",
-    "Mounted",
+    "MountedFilesystem",
     "WatchedJob",
     "abort",
     "clean_stale",

@@ -22,8 +22,7 @@ from urllib.parse import urlsplit
 from artifactfs import system
 from artifactfs.config import Config
 from artifactfs.errors import ArtifactfsError, MountError
-from artifactfs.kernel.bindings import make as make_binding
-from artifactfs.kernel.mounting import (
+from artifactfs.fuse.mount_checks import (
     FUSE_CONF,
     can_mount,
     check_fuse,
@@ -32,6 +31,7 @@ from artifactfs.kernel.mounting import (
     mounts,
     others_are_allowed,
 )
+from artifactfs.fuse.select import make as make_binding
 from artifactfs.remote import Service
 
 MOST_SKEW_S = 60.0

@@ -81,7 +81,7 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
 
 
-def _wait_for_end(pid: int, mounted: assembly.Mounted) -> None:
+def _wait_for_end(pid: int, mounted: assembly.MountedFilesystem) -> None:
     """Wait for the driver to write down what it has to.
 
     Not for long where it goes on because others have a copy of the mount; they are named.

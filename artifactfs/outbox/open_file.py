@@ -31,8 +31,8 @@ from typing import Protocol
 
 from artifactfs import system
 from artifactfs.byte_range import ByteRange
+from artifactfs.caller import LastWriter
 from artifactfs.errors import SpoolFull
-from artifactfs.outbox.callers import LastWriter
 from artifactfs.outbox.durability import begin_write_back
 from artifactfs.outbox.file_copy import copy_attributes, copy_file
 from artifactfs.outbox.hashing import IncrementalHash

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from artifactfs import caller
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.config import (
     DropConfig,
@@ -31,7 +32,6 @@ from artifactfs.config import (
 )
 from artifactfs.errors import NotUploaded, TimedOut
 from artifactfs.model import Artifact
-from artifactfs.outbox import callers
 from artifactfs.outbox.directories import OutboxDirectories
 from artifactfs.outbox.entry_store import EntryStore
 from artifactfs.outbox.entry_view import EntryView, OutboxTally
@@ -119,7 +119,7 @@ class Outbox:
         on_uploaded: Callable[[Artifact, Path | None], None],
         audit: UploadLog | None = None,
         clock: Clock = SYSTEM_CLOCK,
-        was_killed: Callable[[int], bool] = callers.was_killed,
+        was_killed: Callable[[int], bool] = caller.was_killed,
         quiet_s: float = UPLOAD_DELAY_S,
     ) -> None:
         self._directory = directory

@@ -1,6 +1,6 @@
 """What a user sees: directories, files and their attributes, without FUSE and without HTTP.
 
-``node`` is the whole of what ``kernel`` needs to know; the other modules fill it with life:
+``node`` is the whole of what ``fuse`` needs to know; the other modules fill it with life:
 
 * ``names`` makes any text a safe path, ``folders`` gives every artifact its name, ``inodes`` its
   number: pure, fed with what left and what came;

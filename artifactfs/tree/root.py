@@ -1,4 +1,4 @@
-"""The root directory, and the tree that ``kernel`` drives.
+"""The root directory, and the tree that ``fuse`` drives.
 
 Everything that the root shows is always there. ``jobs/`` and ``projects/`` stand in it if the tree
 is given the room that knows of them, and ``drop/`` if it is given an outbox: a read-only mount has

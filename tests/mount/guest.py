@@ -66,7 +66,7 @@ def import_everything() -> None:
     import artifactfs
 
     for found in pkgutil.walk_packages(artifactfs.__path__, "artifactfs."):
-        if not found.name.startswith("artifactfs.kernel.native") and "__main__" not in found.name:
+        if not found.name.startswith("artifactfs.fuse.native") and "__main__" not in found.name:
             importlib.import_module(found.name)
 
 

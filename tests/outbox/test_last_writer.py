@@ -9,12 +9,13 @@ import threading
 
 import pytest
 
-from artifactfs.outbox import EntryState, callers
-from artifactfs.outbox.callers import (
+from artifactfs import caller
+from artifactfs.caller import (
     NOT_VISIBLE,
     LastWriter,
     process_of,
 )
+from artifactfs.outbox import EntryState
 
 from .conftest import Bench, entry
 
@@ -37,11 +38,11 @@ def test_the_threads_of_a_process_are_one() -> None:
 def test_proc_is_read_once_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def resolve(thread: int) -> callers.Process:
+    def resolve(thread: int) -> caller.Process:
         asked.append(thread)
-        return callers.Process(thread // 10, 1)
+        return caller.Process(thread // 10, 1)
 
-    monkeypatch.setattr(callers, "process_of", resolve)
+    monkeypatch.setattr(caller, "process_of", resolve)
     writer = LastWriter(lambda thread: thread == 11)
     for thread in (10, 10, 11, 10, 20, 20, 11):
         writer.wrote(thread)
@@ -55,7 +56,7 @@ def test_proc_is_read_once_for_each_thread(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_number_that_is_used_again_is_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started = 1
-    monkeypatch.setattr(callers, "process_of", lambda thread: callers.Process(thread, started))
+    monkeypatch.setattr(caller, "process_of", lambda thread: caller.Process(thread, started))
     killed = True
     writer = LastWriter(lambda thread: killed)
     writer.wrote(7)

@@ -26,8 +26,8 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import count
 from pathlib import Path
 
-from artifactfs.kernel.binding import MountOptions
-from artifactfs.kernel.bindings import make
+from artifactfs.fuse.binding import MountOptions
+from artifactfs.fuse.select import make
 from artifactfs.tree.node import (
     FOREVER_S,
     Attributes,
