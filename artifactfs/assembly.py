@@ -88,7 +88,7 @@ from artifactfs.systemd import (
     SystemdNotifier,
     SystemdSession,
 )
-from artifactfs.tree import ArtifactTree, names_of
+from artifactfs.vfs import ArtifactTree, names_of
 
 __all__ = [
     "CachedContent",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from artifactfs.tree.node import Tree
+from artifactfs.vfs.node import Tree
 
 FILESYSTEM_TYPE = "fuse.artifactfs"
 SUBTYPE = "artifactfs"

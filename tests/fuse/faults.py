@@ -18,19 +18,19 @@ from typing import Any
 
 from artifactfs import errors
 from artifactfs.byte_range import ByteRange
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Attributes,
     Directory,
+    DirectoryEntry,
     Done,
-    Entry,
     EntryChanged,
     File,
+    FilesystemSpace,
     Handle,
     Link,
     Node,
-    Space,
-    Ticket,
+    PendingRead,
     Tree,
 )
 
@@ -148,7 +148,7 @@ class FaultyTree:
     def root(self) -> Directory:
         return FaultyDirectory(self._tree.root, "", self._plan)
 
-    def space(self) -> Space:
+    def space(self) -> FilesystemSpace:
         self._plan.strike("space", "")
         return self._tree.space()
 
@@ -223,10 +223,10 @@ class FaultyDirectory(FaultyNode, Directory):
         self.plan.strike("may_know_more", self.name)
         return self.inner.may_know_more
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         self.plan.strike("entries", self.name)
         return [
-            Entry(entry.name, wrapped(entry.node, entry.name, self.plan))
+            DirectoryEntry(entry.name, wrapped(entry.node, entry.name, self.plan))
             for entry in self.inner.entries()
         ]
 
@@ -296,7 +296,7 @@ class FaultyHandle(Handle):
         self.plan.strike("try_read", self.name)
         return self.inner.try_read(start, stop)
 
-    def request(self, span: ByteRange, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> PendingRead | None:
         self.plan.strike("request", self.name)
         return self.inner.request(span, done)
 

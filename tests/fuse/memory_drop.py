@@ -6,7 +6,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Attributes,
     Directory,

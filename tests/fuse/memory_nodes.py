@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from artifactfs.byte_range import ByteRange
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     FOREVER_S,
     Attributes,
     Directory,
+    DirectoryEntry,
     Done,
-    Entry,
     File,
     Handle,
     Kind,
@@ -319,9 +319,9 @@ class MemoryDirectory(MemoryNode, Directory):
         with self.tree.lock:
             return self.children.get(name)
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         with self.tree.lock:
-            return [Entry(name, node) for name, node in self.children.items()]
+            return [DirectoryEntry(name, node) for name, node in self.children.items()]
 
     def put(self, name: str, node: Node) -> None:
         """Add or replace a name; the caller tells the kernel."""

@@ -28,10 +28,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     EntryChanged,
+    FilesystemSpace,
     Node,
-    Space,
 )
 from tests.fuse.memory_drop import DropDirectory, DropFile
 from tests.fuse.memory_nodes import (
@@ -127,8 +127,8 @@ class MemoryTree:
     def next_ino(self) -> int:
         return next(self._numbers)
 
-    def space(self) -> Space:
-        return Space(total_bytes=10 << 30, free_bytes=4 << 30, files=MANY)
+    def space(self) -> FilesystemSpace:
+        return FilesystemSpace(total_bytes=10 << 30, free_bytes=4 << 30, files=MANY)
 
     def subscribe(self, listener: Callable[[EntryChanged], None]) -> None:
         with self.lock:

@@ -11,7 +11,7 @@ from artifactfs.fuse.libfuse.open_files import (
     OpenFiles,
     hides,
 )
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Attributes,
     Directory,
     Handle,

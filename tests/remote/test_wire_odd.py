@@ -24,7 +24,7 @@ from artifactfs.remote import (
     wire_jobs,
 )
 from artifactfs.token import Secret, TokenSource
-from artifactfs.tree.artifact_files import nanoseconds
+from artifactfs.vfs.artifact_file import nanoseconds
 from tests.fault_proxy import Scripted, sends
 
 from .test_wire_artifacts import FULL, anything

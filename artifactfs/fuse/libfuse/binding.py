@@ -51,8 +51,12 @@ from artifactfs.fuse.mount_checks import (
     clean_stale,
     load_library,
 )
-from artifactfs.fuse.unmount import abort, find_mount, unmount
-from artifactfs.tree.node import Tree
+from artifactfs.fuse.unmount import (
+    abort,
+    find_mount,
+    unmount,
+)
+from artifactfs.vfs.node import Tree
 
 END_S = 10.0
 WAITING_END_S = 1.0

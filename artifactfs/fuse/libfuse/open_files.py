@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 from cachetools import LRUCache
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Directory,
     Handle,
     Node,

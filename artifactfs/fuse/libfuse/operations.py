@@ -42,16 +42,16 @@ from artifactfs.fuse.libfuse.open_files import (
 )
 from artifactfs.fuse.native.worker_pools import WorkerPool
 from artifactfs.system import NO_ATTRIBUTE
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Attributes,
     Directory,
     File,
+    FilesystemSpace,
     Handle,
     Kind,
     Link,
     Node,
-    Space,
     Tree,
 )
 
@@ -229,7 +229,7 @@ class Operations:
             refuse(errno.EINVAL)
         return node.target()
 
-    def statfs(self) -> Space:
+    def statfs(self) -> FilesystemSpace:
         """statfs(2)."""
         return self._tree.space()
 

@@ -53,7 +53,7 @@ from artifactfs.fuse.native.mount import (
 )
 from artifactfs.fuse.native.session import NativeSession
 from artifactfs.fuse.unmount import MountedFilesystem, abort
-from artifactfs.tree.node import Tree
+from artifactfs.vfs.node import Tree
 
 ENDED: Final = 0xE0
 """The connection with the kernel is gone."""

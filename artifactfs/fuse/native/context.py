@@ -26,7 +26,7 @@ from artifactfs.fuse.native.requests import (
     Request,
 )
 from artifactfs.fuse.native.worker_pools import WorkerPool, WorkerPools
-from artifactfs.tree.node import Tree
+from artifactfs.vfs.node import Tree
 
 _log = logging.getLogger(__name__)
 

@@ -24,15 +24,19 @@ from artifactfs.fuse.native import protocol
 from artifactfs.fuse.native.context import SessionContext
 from artifactfs.fuse.native.dispatch import Handler
 from artifactfs.fuse.native.handles import DirectoryHandle
-from artifactfs.fuse.native.protocol import Opcode, bare_entry_plus, dirent
+from artifactfs.fuse.native.protocol import (
+    Opcode,
+    bare_entry_plus,
+    dirent,
+)
 from artifactfs.fuse.native.requests import CHANGES, Request
-from artifactfs.tree.listed import numbered
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Directory,
-    Entry,
+    DirectoryEntry,
     Kind,
     Node,
     kind_of,
+    numbered,
 )
 
 _log = logging.getLogger(__name__)
@@ -180,7 +184,7 @@ class DirectoryOperations:
         return opened, protocol.OPEN_OUT.pack(opened.fh, flags, 0)
 
 
-def _listing(opened: DirectoryHandle, offset: int) -> Sequence[Entry]:
+def _listing(opened: DirectoryHandle, offset: int) -> Sequence[DirectoryEntry]:
     entries = opened.entries
     if entries is None or offset == 0:
         version = opened.node.listing_version

@@ -50,10 +50,10 @@ from artifactfs.fuse.native.requests import (
     Request,
 )
 from artifactfs.fuse.native.worker_pools import WorkerPool
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     File,
     Handle,
-    Ticket,
+    PendingRead,
 )
 
 BRIEF_BYTES: Final = 128 * 1024
@@ -323,7 +323,7 @@ class _Reading:
         self._opened = opened
         self._start = start
         self._size = size
-        self._ticket: Ticket | None = None
+        self._ticket: PendingRead | None = None
         self._abandoned = False
 
     def do(self) -> None:

@@ -14,9 +14,9 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
     Handle,
 )
@@ -50,7 +50,7 @@ class DirectoryHandle:
     def __init__(self, fh: int, node: Directory) -> None:
         self.fh = fh
         self.node = node
-        self.entries: Sequence[Entry] | None = None
+        self.entries: Sequence[DirectoryEntry] | None = None
         self.tag = 0
 
 

@@ -27,7 +27,7 @@ from artifactfs.fuse.native.context import SessionContext
 from artifactfs.fuse.native.dispatch import Handler
 from artifactfs.fuse.native.protocol import Opcode
 from artifactfs.fuse.native.requests import CHANGES, Request
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Link,
     Node,

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from artifactfs.fuse.native import protocol
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Directory,
     File,
     Node,

@@ -37,7 +37,7 @@ from artifactfs.fuse.native import protocol
 from artifactfs.fuse.native.device import Device
 from artifactfs.fuse.native.inodes import InodeTable
 from artifactfs.fuse.native.requests import InFlightRequests
-from artifactfs.tree.node import EntryChanged
+from artifactfs.vfs.node import EntryChanged
 
 _log = logging.getLogger(__name__)
 

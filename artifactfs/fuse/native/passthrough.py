@@ -39,7 +39,7 @@ from typing import Final
 
 from artifactfs.fuse.native import protocol
 from artifactfs.fuse.native.device import Device
-from artifactfs.tree.node import Handle
+from artifactfs.vfs.node import Handle
 
 _log = logging.getLogger(__name__)
 

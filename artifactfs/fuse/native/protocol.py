@@ -24,7 +24,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Final
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Attributes,
     Kind,
     Node,

@@ -49,7 +49,7 @@ from artifactfs.fuse.native.protocol import AttributeEncoder, Opcode
 from artifactfs.fuse.native.reader import ReaderThreads
 from artifactfs.fuse.native.requests import InFlightRequests, Request
 from artifactfs.fuse.native.worker_pools import WorkerPools
-from artifactfs.tree.node import Tree
+from artifactfs.vfs.node import Tree
 
 _log = logging.getLogger(__name__)
 

@@ -28,16 +28,16 @@ from pathlib import Path
 
 from artifactfs.fuse.binding import MountOptions
 from artifactfs.fuse.select import make
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     FOREVER_S,
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
+    FilesystemSpace,
     Handle,
     Kind,
     Node,
-    Space,
 )
 
 HERE = Path(__file__).parent
@@ -99,7 +99,7 @@ class RecordingHandle(Handle):
 
 class Root(Directory):
     def __init__(self, file: RecordingFile, name: str) -> None:
-        self._entries = [Entry(name, file)]
+        self._entries = [DirectoryEntry(name, file)]
 
     @property
     def ino(self) -> int:
@@ -111,7 +111,7 @@ class Root(Directory):
     def find(self, name: str) -> Node | None:
         return next((entry.node for entry in self._entries if entry.name == name), None)
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         return self._entries
 
 
@@ -119,8 +119,8 @@ class RecordingTree:
     def __init__(self, path: Path, log: Path) -> None:
         self.root = Root(RecordingFile(path, log), path.name)
 
-    def space(self) -> Space:
-        return Space(1 << 40, 1 << 40, 1)
+    def space(self) -> FilesystemSpace:
+        return FilesystemSpace(1 << 40, 1 << 40, 1)
 
     def subscribe(self, listener) -> None:
         """Nothing ever changes."""

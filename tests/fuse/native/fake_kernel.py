@@ -16,7 +16,7 @@ from artifactfs.fuse.binding import MountOptions
 from artifactfs.fuse.native import protocol
 from artifactfs.fuse.native.device import Device
 from artifactfs.fuse.native.session import NativeSession
-from artifactfs.tree.node import Tree
+from artifactfs.vfs.node import Tree
 
 ANSWER_S = 10.0
 

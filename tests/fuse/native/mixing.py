@@ -25,18 +25,18 @@ from pathlib import Path
 from artifactfs.byte_range import ByteRange
 from artifactfs.fuse.binding import MountOptions
 from artifactfs.fuse.native import NativeBinding
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     FOREVER_S,
     Attributes,
     Directory,
+    DirectoryEntry,
     Done,
-    Entry,
     EntryChanged,
     File,
+    FilesystemSpace,
     Handle,
     Kind,
     Node,
-    Space,
 )
 from tests.fuse.memory_nodes import PooledTicket
 
@@ -133,16 +133,16 @@ class MixedDirectory(Directory):
     def find(self, name: str) -> Node | None:
         return self.files[int(name)]
 
-    def entries(self) -> list[Entry]:
-        return [Entry(str(file.number), file) for file in self.files]
+    def entries(self) -> list[DirectoryEntry]:
+        return [DirectoryEntry(str(file.number), file) for file in self.files]
 
 
 class MixedTree:
     def __init__(self, root: MixedDirectory) -> None:
         self.root = root
 
-    def space(self) -> Space:
-        return Space(1 << 30, 1 << 29, FILES)
+    def space(self) -> FilesystemSpace:
+        return FilesystemSpace(1 << 30, 1 << 29, FILES)
 
     def subscribe(self, listener: Callable[[EntryChanged], None]) -> None:
         """Nothing ever changes but where the bytes are."""

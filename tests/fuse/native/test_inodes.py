@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from artifactfs.fuse.native.inodes import InodeTable
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
     Handle,
     Kind,
@@ -46,7 +46,7 @@ class Empty(Directory):
     def find(self, name: str) -> Node | None:
         return None
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[DirectoryEntry]:
         return []
 
 

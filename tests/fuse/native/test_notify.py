@@ -13,7 +13,7 @@ from artifactfs.fuse.native.inodes import InodeTable
 from artifactfs.fuse.native.notify import Notifier
 from artifactfs.fuse.native.protocol import Opcode
 from artifactfs.fuse.native.requests import InFlightRequests, Request
-from artifactfs.tree.node import EntryChanged
+from artifactfs.vfs.node import EntryChanged
 from tests.fuse.native.fake_kernel import FakeKernel
 from tests.fuse.native.test_inodes import Empty, Plain
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from artifactfs.fuse.native import protocol
 from artifactfs.fuse.native.device import Device
 from artifactfs.fuse.native.passthrough import Passthrough
-from artifactfs.tree.node import Handle
+from artifactfs.vfs.node import Handle
 
 
 class BackingDevice(Device):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from artifactfs.fuse.mount_checks import check_mountpoint, is_stale, is_undead
+from artifactfs.fuse.mount_checks import (
+    check_mountpoint,
+    is_stale,
+    is_undead,
+)
 from artifactfs.fuse.unmount import MountedFilesystem, find_mount
 from tests.fuse.mounted import END_S, Mount, is_mounted, wait_until
 

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from artifactfs.tree.node import File
-from artifactfs.tree.uploads import UploadsText
+from artifactfs.vfs.control_dir import UploadsText
+from artifactfs.vfs.node import File
 
 from .conftest import World
 from .fakes import DropEntry, FakeOutbox

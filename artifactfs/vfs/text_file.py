@@ -14,8 +14,8 @@ import os
 from collections.abc import Callable
 from typing import Protocol
 
-from artifactfs.tree.inodes import SameByNumber
-from artifactfs.tree.node import (
+from artifactfs.vfs.inode_numbers import SameByNumber
+from artifactfs.vfs.node import (
     Attributes,
     File,
     Handle,
@@ -26,7 +26,7 @@ from artifactfs.tree.node import (
 _BLOCK_BYTES = 512
 
 
-class Text(Protocol):
+class TextSource(Protocol):
     """A text as it was told, and when it changed."""
 
     @property
@@ -76,7 +76,7 @@ class TextHandle(Handle):
         self._released()
 
 
-class Growing(Protocol):
+class GrowingText(Protocol):
     """A log. `size`, `mtime_ns` and `read` are of one of its files; all answer at once."""
 
     def size(self, index: int | None, /) -> int: ...
@@ -98,8 +98,8 @@ class LogFile(SameByNumber, File):
     def __init__(
         self,
         ino: int,
-        log: Callable[[], Growing | None],
-        opened: Callable[[], tuple[Growing, Callable[[], None]]],
+        log: Callable[[], GrowingText | None],
+        opened: Callable[[], tuple[GrowingText, Callable[[], None]]],
         *,
         index: int | None = None,
         made_ns: int = 0,
@@ -133,7 +133,7 @@ class LogHandle(Handle):
 
     __slots__ = ("_close", "_index", "_log")
 
-    def __init__(self, log: Growing, index: int | None, close: Callable[[], None]) -> None:
+    def __init__(self, log: GrowingText, index: int | None, close: Callable[[], None]) -> None:
         self._log = log
         self._index = index
         self._close = close

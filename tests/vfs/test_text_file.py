@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from artifactfs.tree.texts import (
+from artifactfs.vfs.text_file import (
     TextHandle,
     blocks,
     refuse_writing,

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from artifactfs.catalog import Snapshot
 from artifactfs.catalog import snapshot as snapshots
 from artifactfs.model import Artifact
-from artifactfs.tree import folders as folders_module
-from artifactfs.tree.folders import (
-    Changed,
-    Folder,
-    Folders,
+from artifactfs.vfs import name_index as folders_module
+from artifactfs.vfs.filenames import safe_path
+from artifactfs.vfs.name_index import (
+    NameChange,
+    NameDirectory,
+    NameIndex,
     names_of,
 )
-from artifactfs.tree.names import safe_path
 from tests.catalog.clock import START
 
 from .fakes import artifact
@@ -52,7 +52,7 @@ def listings(draw: st.DrawFn) -> list[Artifact]:
     ]
 
 
-def view(folders: Folders) -> dict[str, str]:
+def view(folders: NameIndex) -> dict[str, str]:
     """Every path and what it means: an id, or "/"."""
     found = {}
     for folder in folders:
@@ -63,26 +63,29 @@ def view(folders: Folders) -> dict[str, str]:
 
 
 def apply(
-    folders: Folders, old: Snapshot, listing: list[Artifact]
-) -> tuple[Snapshot, list[Changed]]:
+    folders: NameIndex, old: Snapshot, listing: list[Artifact]
+) -> tuple[Snapshot, list[NameChange]]:
     new = snapshots.listed(old, snapshots.gathered(old.by_id, listing), START)
     differ = snapshots.differences(old, new)
     applied = folders.apply(differ.removed, differ.added, 1)
-    return new, [*applied.changed, *(Changed("", name, was_there=False) for name in applied.fresh)]
+    return new, [
+        *applied.changed,
+        *(NameChange("", name, was_there=False) for name in applied.fresh),
+    ]
 
 
 @pytest.mark.parametrize("many", [folders_module.MANY, 0])
 @settings(deadline=None, max_examples=400)
 @given(history=st.lists(listings(), min_size=1, max_size=5))
 def test_names_depend_only_on_what_there_is(many: int, history: list[list[Artifact]]) -> None:
-    folders, snapshot = Folders(0), Snapshot()
+    folders, snapshot = NameIndex(0), Snapshot()
     for listing in history:
         before = view(folders)
         versions = {folder.path: folder.version for folder in folders}
         with patch.object(folders_module, "MANY", many):
             snapshot, changed = apply(folders, snapshot, listing)
         after = view(folders)
-        anew = Folders(0)
+        anew = NameIndex(0)
         anew.apply((), listing, 1)
         assert after == view(anew)
         told = {f"{one.folder}/{one.name}" if one.folder else one.name for one in changed}
@@ -101,7 +104,7 @@ def test_names_depend_only_on_what_there_is(many: int, history: list[list[Artifa
 def test_every_content_of_a_name_is_reachable_once_and_the_newest_stands_for_it(
     listing: list[Artifact],
 ) -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     folders.apply((), listing, 1)
     shown = [one for one in view(folders).values() if one != "/"]
     assert len(shown) == len(set(shown))
@@ -116,14 +119,14 @@ def test_every_content_of_a_name_is_reachable_once_and_the_newest_stands_for_it(
 @settings(deadline=None)
 @given(listings())
 def test_the_tree_is_whole(listing: list[Artifact]) -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     folders.apply((), listing, 1)
     reached = {""}
     waiting = [folders.get("")]
     while waiting:
         folder = waiting.pop()
         assert folder is not None
-        inside = [one for one in folder.entries.values() if isinstance(one, Folder)]
+        inside = [one for one in folder.entries.values() if isinstance(one, NameDirectory)]
         assert folder.folders == len(inside)
         assert folder.entries or not folder.path
         reached |= {one.path for one in inside}
@@ -184,7 +187,7 @@ def test_an_artifact_that_is_really_called_so_keeps_its_name() -> None:
 
 
 def test_a_directory_keeps_its_name_and_the_file_beside_it_gives_way() -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     file = artifact("a", "1", sha256="a" * 64)
     below = artifact("a/b", "2", sha256="b" * 64)
     folders.apply((), [file], 1)
@@ -196,7 +199,7 @@ def test_a_directory_keeps_its_name_and_the_file_beside_it_gives_way() -> None:
 
 
 def test_a_folder_that_comes_back_has_another_version() -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     one = artifact("d/x", "1")
     versions = set()
     for moment in range(4):
@@ -210,7 +213,7 @@ def test_a_folder_that_comes_back_has_another_version() -> None:
 
 
 def test_a_new_record_of_an_artifact_changes_no_name() -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     pending = artifact("x", "1", status="pending")
     ready = artifact("x", "1", status="ready")
     folders.apply((), [pending], 1)
@@ -221,7 +224,7 @@ def test_a_new_record_of_an_artifact_changes_no_name() -> None:
 
 
 def test_readers_keep_the_entries_that_they_have_taken() -> None:
-    folders = Folders(0)
+    folders = NameIndex(0)
     folders.apply((), [artifact("x")], 1)
     top = folders.get("")
     assert top is not None
@@ -238,7 +241,7 @@ def test_names_in_two_folders_do_not_meet() -> None:
 
 def test_a_hundred_thousand_names_are_given_in_a_moment_and_one_more_in_less() -> None:
     many = [artifact(f"run{number % 100}/file{number}", str(number)) for number in range(100_000)]
-    folders = Folders(0)
+    folders = NameIndex(0)
     began_s = time.perf_counter()
     folders.apply((), many, 1)
     given_s = time.perf_counter()

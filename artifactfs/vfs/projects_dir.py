@@ -12,23 +12,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from artifactfs.tree.inodes import fixed_ino
-from artifactfs.tree.jobs import (
-    DIRECTORY_LIFETIME_S,
-    JOBS,
-    LOOK_WAIT_S,
-    JobRooms,
-    ListedDirectory,
-    StillDirectory,
-    TextLink,
-)
-from artifactfs.tree.names import (
+from artifactfs.vfs.filenames import (
     decoded,
     joined,
     safe_name,
 )
-from artifactfs.tree.node import Entry, Node
-from artifactfs.tree.texts import Growing, LogFile
+from artifactfs.vfs.inode_numbers import fixed_ino
+from artifactfs.vfs.jobs_dir import (
+    DIRECTORY_LIFETIME_S,
+    JOBS,
+    LOOK_WAIT_S,
+    JobDirectories,
+    ListedDirectory,
+    StillDirectory,
+    TextLink,
+)
+from artifactfs.vfs.node import DirectoryEntry, Node
+from artifactfs.vfs.text_file import GrowingText, LogFile
 
 PROJECTS = "projects"
 _EVENTS = "events.jsonl"
@@ -39,7 +39,7 @@ class ProjectsDirectory(ListedDirectory):
 
     __slots__ = ()
 
-    def __init__(self, rooms: JobRooms) -> None:
+    def __init__(self, rooms: JobDirectories) -> None:
         super().__init__(rooms, PROJECTS)
 
     def find(self, name: str) -> Node | None:
@@ -59,9 +59,9 @@ class ProjectsDirectory(ListedDirectory):
             self._rooms.jobs.ask_project(project, LOOK_WAIT_S)
         return self.find(name)
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         return [
-            Entry(safe_name(one), ProjectDirectory(self._rooms, one))
+            DirectoryEntry(safe_name(one), ProjectDirectory(self._rooms, one))
             for one in self._rooms.jobs.known.projects
         ]
 
@@ -71,7 +71,7 @@ class ProjectDirectory(StillDirectory):
 
     __slots__ = ("_path", "_project")
 
-    def __init__(self, rooms: JobRooms, project: str) -> None:
+    def __init__(self, rooms: JobDirectories, project: str) -> None:
         self._project = project
         self._path = joined(PROJECTS, project)
         super().__init__(rooms, self._path)
@@ -83,22 +83,22 @@ class ProjectDirectory(StillDirectory):
     def find(self, name: str) -> Node | None:
         return next((one.node for one in self.entries() if one.name == name), None)
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         logs = self._rooms.jobs.logs
 
-        def known() -> Growing | None:
+        def known() -> GrowingText | None:
             log = logs.known_project(self._project)
             return log.files if log is not None else None
 
-        def opened() -> tuple[Growing, Callable[[], None]]:
+        def opened() -> tuple[GrowingText, Callable[[], None]]:
             close = logs.open_project(self._project, LOOK_WAIT_S)
             return logs.project(self._project).files, close
 
         ino = fixed_ino(joined(self._path, _EVENTS))
         events = LogFile(ino, known, opened, made_ns=self._rooms.made_ns)
         return [
-            Entry(_EVENTS, events),
-            Entry("jobs", ProjectJobsDirectory(self._rooms, self._project)),
+            DirectoryEntry(_EVENTS, events),
+            DirectoryEntry("jobs", ProjectJobsDirectory(self._rooms, self._project)),
         ]
 
     @property
@@ -111,7 +111,7 @@ class ProjectJobsDirectory(ListedDirectory):
 
     __slots__ = ("_path", "_project")
 
-    def __init__(self, rooms: JobRooms, project: str) -> None:
+    def __init__(self, rooms: JobDirectories, project: str) -> None:
         self._project = project
         self._path = f"{PROJECTS}/{project}/jobs"
         super().__init__(rooms, self._path)
@@ -121,9 +121,9 @@ class ProjectJobsDirectory(ListedDirectory):
         job = self._rooms.jobs.known.jobs.get(job_id) if job_id is not None else None
         return self._link(job.id) if job is not None and job.project == self._project else None
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         return [
-            Entry(safe_name(job.id), self._link(job.id))
+            DirectoryEntry(safe_name(job.id), self._link(job.id))
             for job in self._rooms.jobs.known.jobs.values()
             if job.project == self._project
         ]

@@ -18,11 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families as older_fam
 from artifactfs import __version__
 from artifactfs.cache import CacheStatistics
 from artifactfs.errors import Unreachable
-from artifactfs.tree import metrics
-from artifactfs.tree.node import (
+from artifactfs.vfs import metrics_text
+from artifactfs.vfs.node import (
     AttributeChange,
     Directory,
-    Space,
+    FilesystemSpace,
 )
 
 from .conftest import World
@@ -59,7 +59,7 @@ def test_the_root_shows_what_is_always_there(world: World) -> None:
 
 def test_the_space_is_the_caches_budget(world: World) -> None:
     world.list(artifact("x"), artifact("y"))
-    assert world.tree.space() == Space(1 << 30, 1 << 29, 2)
+    assert world.tree.space() == FilesystemSpace(1 << 30, 1 << 29, 2)
 
 
 def test_status_says_what_a_mount_is_and_does(world: World) -> None:
@@ -165,7 +165,7 @@ def test_metrics_have_names_by_prometheus_conventions(world: World) -> None:
 
 def test_every_statistic_of_the_cache_is_a_metric() -> None:
     counted = {field.name for field in dataclasses.fields(CacheStatistics)}
-    assert counted <= set(metrics.CACHE)
+    assert counted <= set(metrics_text.CACHE)
 
 
 def test_the_version_is_a_line(world: World) -> None:
@@ -214,8 +214,8 @@ def test_every_entry_is_found_and_numbered_apart(world: World) -> None:
 def test_the_dashboard_asks_for_metrics_that_exist(world: World) -> None:
     world.list(artifact("x"))
     there = set(samples(content(world, "metrics.prom").decode()))
-    there |= {f"artifactfs_kernel_{name}" for name in metrics.KERNEL}
-    there |= {f"artifactfs_cache_{name}" for name, _, _ in metrics.CACHE.values()}
+    there |= {f"artifactfs_kernel_{name}" for name in metrics_text.KERNEL}
+    there |= {f"artifactfs_cache_{name}" for name, _, _ in metrics_text.CACHE.values()}
     dashboard = json.loads(DASHBOARD.read_text())
     asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     used = {name for expression in asked for name in re.findall(r"artifactfs_\w+", expression)}

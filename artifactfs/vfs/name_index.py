@@ -14,11 +14,11 @@ older one in the group, takes 16, 32, 64 digits, and then counts. So the names d
 on which artifacts there are: no order of arrival changes them (the tests compare with a tree built
 anew).
 
-**Changes are cheap.** `Folders.apply` takes what left and what came. Only groups that they touch
+**Changes are cheap.** `NameIndex.apply` takes what left and what came. Only groups that they touch
 get names anew: their own; the one a new or vanished plain name may be in the way of
 (``names.untagged``); and the file beside a directory that came or went. Each changed folder gets a
-new dictionary, which is put in place in one step: readers take `Folder.entries` once and need no
-lock. One listing's thread at a time calls `apply`.
+new dictionary, which is put in place in one step: readers take `NameDirectory.entries` once and
+need no lock. One listing's thread at a time calls `apply`.
 
 **Many at once are cheap too.** When the first listing brings 100 000 artifacts, nearly all of them
 have a safe name that nobody else has. Those are *fresh*: they go into the top folder by whole sets
@@ -36,7 +36,7 @@ from hashlib import sha256
 from operator import attrgetter
 
 from artifactfs.model import Artifact
-from artifactfs.tree.names import (
+from artifactfs.vfs.filenames import (
     joined,
     odd_names,
     parted,
@@ -52,7 +52,7 @@ _TAG_DIGITS = (8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class NameChange:
     """A name in the folder at `folder` that came, went (`was_there`) or means something else."""
 
     folder: str
@@ -61,19 +61,19 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
-    """What one `Folders.apply` did: to names, and which folders came and left, by their paths.
+class AppliedChanges:
+    """What one `NameIndex.apply` did: to names, and which folders came and left, by their paths.
 
     `fresh` are names in the top folder that came as well, and are not in `changed`.
     """
 
-    changed: Sequence[Changed]
+    changed: Sequence[NameChange]
     fresh: Collection[str]
     came: Sequence[str]
     left: Sequence[str]
 
 
-class Folder:
+class NameDirectory:
     """One directory. `entries` is never changed, only replaced.
 
     `version` grows when names in it come, go or change their meaning, also over the death and
@@ -85,7 +85,7 @@ class Folder:
 
     def __init__(self, path: str, version: int, changed_ns: int) -> None:
         self.path = path
-        self.entries: Mapping[str, Artifact | Folder] = {}
+        self.entries: Mapping[str, Artifact | NameDirectory] = {}
         self.version = version
         self.changed_ns = changed_ns
         self.folders = 0
@@ -96,21 +96,21 @@ Group = Artifact | tuple[Artifact, ...]
 """Artifacts of one name, newest first; nearly always it is one, which then stands alone."""
 
 
-class Folders:
+class NameIndex:
     """All names. See the module for who calls what."""
 
     def __init__(self, now_ns: int) -> None:
         self._version = 0
-        self._folders = {"": Folder("", 0, now_ns)}
+        self._folders = {"": NameDirectory("", 0, now_ns)}
         self._groups: dict[str, Group] = {}
         self._given: dict[str, tuple[str, ...]] = {}  # only where it is not just the plain name
         self._nameless: set[str] = set()
 
-    def get(self, path: str) -> Folder | None:
+    def get(self, path: str) -> NameDirectory | None:
         """The folder with this path ("" is the top), if there is one. At once."""
         return self._folders.get(path)
 
-    def __iter__(self) -> Iterator[Folder]:
+    def __iter__(self) -> Iterator[NameDirectory]:
         """All folders, in no order."""
         return iter(tuple(self._folders.values()))
 
@@ -118,7 +118,9 @@ class Folders:
         """Whether a listed artifact has one: not if a newer one has its name and content."""
         return artifact_id not in self._nameless
 
-    def apply(self, removed: Iterable[Artifact], added: Sequence[Artifact], now_ns: int) -> Applied:
+    def apply(
+        self, removed: Iterable[Artifact], added: Sequence[Artifact], now_ns: int
+    ) -> AppliedChanges:
         """Take away and add artifacts; an artifact that has changed is in both."""
         update = _Update()
         self._version += 1
@@ -146,7 +148,7 @@ class Folders:
             folder, _ = parted(path)
             for name, artifact in self._give_names(path):
                 update.set(folder, name, artifact)
-        return Applied(self._commit(update, now_ns), fresh, update.came, update.left)
+        return AppliedChanges(self._commit(update, now_ns), fresh, update.came, update.left)
 
     def _put_fresh(self, added: Sequence[Artifact]) -> dict[str, Artifact]:
         """Put in those whose name is safe, nobody else's, and in no told-apart name's way."""
@@ -186,10 +188,10 @@ class Folders:
         del self._groups[path]
         self._leave(parted(path)[0], update)
 
-    def _folder(self, path: str, update: _Update, now_ns: int) -> Folder:
+    def _folder(self, path: str, update: _Update, now_ns: int) -> NameDirectory:
         folder = self._folders.get(path)
         if folder is None:
-            folder = self._folders[path] = Folder(path, self._version, now_ns)
+            folder = self._folders[path] = NameDirectory(path, self._version, now_ns)
             parent = self._folder(parted(path)[0], update, now_ns)
             parent.members += 1
             parent.folders += 1
@@ -262,8 +264,8 @@ class Folders:
                     yield name, artifact
                     break
 
-    def _commit(self, update: _Update, now_ns: int) -> list[Changed]:
-        changed: list[Changed] = []
+    def _commit(self, update: _Update, now_ns: int) -> list[NameChange]:
+        changed: list[NameChange] = []
         if update.fresh:
             top = self._folders[""]
             update.edits.setdefault("", {})
@@ -272,7 +274,7 @@ class Folders:
         for path, edits in update.edits.items():
             folder = self._folders.get(path)
             if folder is None:
-                changed.extend(Changed(path, name, was_there=True) for name in edits)
+                changed.extend(NameChange(path, name, was_there=True) for name in edits)
                 continue
             entries = dict(folder.entries)
             if not path:
@@ -285,7 +287,7 @@ class Folders:
                 else:
                     entries[name] = value
                 if not _means_the_same(old, value):
-                    changed.append(Changed(path, name, was_there=old is not None))
+                    changed.append(NameChange(path, name, was_there=old is not None))
             folder.entries = entries
             if len(changed) > before:
                 folder.version = self._version
@@ -298,7 +300,7 @@ def names_of(artifacts: Sequence[Artifact]) -> dict[str, Artifact]:
 
     Those that are not shown, a newer one having their name and content, are left out.
     """
-    folders = Folders(0)
+    folders = NameIndex(0)
     folders.apply((), artifacts, 0)
     paths = {
         value.id: joined(folder.path, name)
@@ -319,13 +321,13 @@ class _Update:
         self.old_names: dict[str, tuple[str, ...]] = {}
         self.came: list[str] = []
         self.left: list[str] = []
-        self.edits: dict[str, dict[str, Artifact | Folder | None]] = {}
+        self.edits: dict[str, dict[str, Artifact | NameDirectory | None]] = {}
 
     def note(self, path: str, names: tuple[str, ...]) -> None:
         """Have the group at `path` named anew; `names` are those it has had."""
         self.old_names.setdefault(path, names)
 
-    def set(self, folder: str, name: str, value: Artifact | Folder | None) -> None:
+    def set(self, folder: str, name: str, value: Artifact | NameDirectory | None) -> None:
         """Let `name` mean `value`; a later call counts more."""
         edits = self.edits.get(folder)
         if edits is None:
@@ -350,7 +352,9 @@ def _candidates(plain: str, artifact: Artifact) -> Iterator[str]:
         count += 1
 
 
-def _means_the_same(old: Artifact | Folder | None, new: Artifact | Folder | None) -> bool:
+def _means_the_same(
+    old: Artifact | NameDirectory | None, new: Artifact | NameDirectory | None
+) -> bool:
     if isinstance(old, Artifact) and isinstance(new, Artifact):
         return old.id == new.id
     return old is new

@@ -15,8 +15,8 @@ import pytest
 
 from artifactfs.catalog import Catalog
 from artifactfs.model import Artifact
-from artifactfs.tree import ArtifactTree
-from artifactfs.tree.node import (
+from artifactfs.vfs import ArtifactTree
+from artifactfs.vfs.node import (
     Directory,
     EntryChanged,
     File,

@@ -28,21 +28,21 @@ from typing import TYPE_CHECKING
 from artifactfs.byte_range import ByteRange
 from artifactfs.errors import ContentGone, Gone
 from artifactfs.model import Artifact
-from artifactfs.tree import xattrs
-from artifactfs.tree.inodes import Numbered, SameByNumber
-from artifactfs.tree.node import (
+from artifactfs.vfs import xattrs
+from artifactfs.vfs.inode_numbers import NumberedThing, SameByNumber
+from artifactfs.vfs.interfaces import ContentView, UsageView
+from artifactfs.vfs.node import (
     Attributes,
     Done,
     File,
     Handle,
     Kind,
-    Ticket,
+    PendingRead,
     read_only,
 )
-from artifactfs.tree.rooms import Content, Usage
 
 if TYPE_CHECKING:
-    from artifactfs.tree.artifacts import Artifacts
+    from artifactfs.vfs.artifact_dirs import ArtifactIndex
 
 PARTLY_CACHED_LIFETIME_S = 1.0
 WHOLLY_CACHED_LIFETIME_S = 60.0
@@ -59,10 +59,10 @@ class ArtifactFile(SameByNumber, File):
 
     ino: int
 
-    def __init__(self, all_: Artifacts, artifact: Artifact) -> None:
+    def __init__(self, all_: ArtifactIndex, artifact: Artifact) -> None:
         self._all = all_
         self._artifact = artifact
-        self.ino = all_.inodes.of(Numbered.ARTIFACT, artifact.id)
+        self.ino = all_.inodes.of(NumberedThing.ARTIFACT, artifact.id)
 
     @property
     def lifetime_s(self) -> float:
@@ -116,7 +116,7 @@ class ArtifactHandle(Handle):
     __slots__ = ("_all", "_artifact", "_content", "_size_was_shown")
 
     def __init__(
-        self, all_: Artifacts, artifact: Artifact, content: Content, *, size_was_shown: bool
+        self, all_: ArtifactIndex, artifact: Artifact, content: ContentView, *, size_was_shown: bool
     ) -> None:
         self._all = all_
         self._artifact = artifact
@@ -134,7 +134,7 @@ class ArtifactHandle(Handle):
     def try_read(self, start: int, stop: int) -> bytes | None:
         return self._content.try_read(start, stop)
 
-    def request(self, span: ByteRange, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> PendingRead | None:
         def told(error: BaseException | None) -> None:
             done(self._stale(error) if isinstance(error, Gone) else error)
 
@@ -166,6 +166,6 @@ def nanoseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND * 1000
 
 
-def _size_of(artifact: Artifact, usage: Usage) -> int | None:
+def _size_of(artifact: Artifact, usage: UsageView) -> int | None:
     """The size, from whoever knows it: the service, or the cache that has probed."""
     return artifact.size_bytes if artifact.size_bytes is not None else usage.size_bytes

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Directory,
     File,

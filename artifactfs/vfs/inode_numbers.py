@@ -27,7 +27,7 @@ _HASH_BITS = 61
 _MASK = (1 << _HASH_BITS) - 1
 
 
-class Numbered:
+class NumberedThing:
     """What a number is of. Plain integers: one is added for every file of every listing."""
 
     ARTIFACT: Final = 0
@@ -38,12 +38,12 @@ class Numbered:
 
 def drop_ino(entry_id: int, *, is_folder: bool) -> int:
     """The number of an entry of ``drop/``."""
-    return Numbered.DROP | ((entry_id << 1 | is_folder) & _MASK)
+    return NumberedThing.DROP | ((entry_id << 1 | is_folder) & _MASK)
 
 
 def fixed_ino(path: str) -> int:
     """The number of what is always there."""
-    return _natural(Numbered.FIXED, path, xxh3_64_intdigest, 0)
+    return _natural(NumberedThing.FIXED, path, xxh3_64_intdigest, 0)
 
 
 class SameByNumber:
@@ -63,7 +63,7 @@ class SameByNumber:
         return self.ino
 
 
-class Inodes:
+class InodeNumbers:
     """The numbers of artifacts and folders.
 
     Written by the thread that takes in a listing; `of` is read without a lock by all others.

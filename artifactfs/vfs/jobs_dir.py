@@ -41,35 +41,35 @@ from artifactfs.model import (
     Job,
     Task,
 )
-from artifactfs.tree import xattrs
-from artifactfs.tree.artifact_files import nanoseconds
-from artifactfs.tree.commands import Commands
-from artifactfs.tree.folders import names_of
-from artifactfs.tree.inodes import SameByNumber, fixed_ino
-from artifactfs.tree.listed import Listed
-from artifactfs.tree.names import (
+from artifactfs.vfs import xattrs
+from artifactfs.vfs.artifact_file import nanoseconds
+from artifactfs.vfs.filenames import (
     decoded,
     is_shortened,
     joined,
     safe_name,
 )
-from artifactfs.tree.node import (
+from artifactfs.vfs.inode_numbers import SameByNumber, fixed_ino
+from artifactfs.vfs.name_index import names_of
+from artifactfs.vfs.node import (
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
     Handle,
     Kind,
     Link,
+    ListedEntries,
     Node,
 )
-from artifactfs.tree.texts import (
-    Growing,
+from artifactfs.vfs.text_file import (
+    GrowingText,
     LogFile,
     TextHandle,
     blocks,
     refuse_writing,
 )
+from artifactfs.vfs.xattrs import Commands
 
 JOBS = "jobs"
 DIRECTORY_LIFETIME_S = 1.0
@@ -90,7 +90,7 @@ _TASKS = "tasks"
 _ARTIFACTS = "artifacts"
 
 
-class JobRooms:
+class JobDirectories:
     """What all nodes of ``jobs/`` and ``projects/`` need.
 
     `_by_job` is made anew when the catalog's snapshot has changed, by whoever needs it first.
@@ -164,7 +164,7 @@ class StillDirectory(SameByNumber, Directory):
 
     ino: int
 
-    def __init__(self, rooms: JobRooms, path: str) -> None:
+    def __init__(self, rooms: JobDirectories, path: str) -> None:
         self._rooms = rooms
         self.ino = fixed_ino(path)
 
@@ -200,7 +200,7 @@ class JobsDirectory(ListedDirectory):
 
     __slots__ = ()
 
-    def __init__(self, rooms: JobRooms) -> None:
+    def __init__(self, rooms: JobDirectories) -> None:
         super().__init__(rooms, JOBS)
 
     def find(self, name: str) -> Node | None:
@@ -219,10 +219,10 @@ class JobsDirectory(ListedDirectory):
             return None
         return JobDirectory(self._rooms, job_id)
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         ids = tuple(self._rooms.jobs.known.jobs)
         names = tuple(safe_name(one) for one in ids)
-        return Listed(names, ids, lambda one: JobDirectory(self._rooms, one))
+        return ListedEntries(names, ids, lambda one: JobDirectory(self._rooms, one))
 
     @property
     def listing_version(self) -> int:
@@ -234,7 +234,7 @@ class JobDirectory(StillDirectory):
 
     __slots__ = ("_id", "_path")
 
-    def __init__(self, rooms: JobRooms, job_id: str) -> None:
+    def __init__(self, rooms: JobDirectories, job_id: str) -> None:
         self._id = job_id
         self._path = joined(JOBS, job_id)
         super().__init__(rooms, self._path)
@@ -312,18 +312,18 @@ class JobDirectory(StillDirectory):
         except (RemoteError, OSError):
             return  # what is known is shown; looking up a name says what is the matter
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         documents = self._rooms.jobs.documents
-        found: list[Entry] = []
+        found: list[DirectoryEntry] = []
         for name, which in _DOCUMENTS.items():
             page = documents.peek(self._id, which)
             if page is not None and page.data is not None:
-                found.append(Entry(name, self._document(name)))
+                found.append(DirectoryEntry(name, self._document(name)))
         return [
             *found,
-            Entry(_LIVE, self._live()),
-            Entry(_TASKS, TasksDirectory(self._rooms, self._id)),
-            Entry(_ARTIFACTS, LinksDirectory(self._rooms, self._id, "")),
+            DirectoryEntry(_LIVE, self._live()),
+            DirectoryEntry(_TASKS, TasksDirectory(self._rooms, self._id)),
+            DirectoryEntry(_ARTIFACTS, LinksDirectory(self._rooms, self._id, "")),
         ]
 
     def _document(self, name: str) -> DocumentFile:
@@ -335,15 +335,15 @@ class JobDirectory(StillDirectory):
         return log_file(self._rooms, self._id, joined(self._path, _LIVE), None)
 
 
-def log_file(rooms: JobRooms, job_id: str, path: str, index: int | None) -> LogFile:
+def log_file(rooms: JobDirectories, job_id: str, path: str, index: int | None) -> LogFile:
     """The job's ``live.log``, or the log of one of its tasks."""
     logs = rooms.jobs.logs
 
-    def known() -> Growing | None:
+    def known() -> GrowingText | None:
         log = logs.known(job_id)
         return log.files if log is not None else None
 
-    def opened() -> tuple[Growing, Callable[[], None]]:
+    def opened() -> tuple[GrowingText, Callable[[], None]]:
         close = logs.open_job(job_id, LOOK_WAIT_S)
         return logs.job(job_id).files, close
 
@@ -359,7 +359,7 @@ class DocumentFile(SameByNumber, File):
     ino: int
 
     def __init__(
-        self, rooms: JobRooms, job_id: str, which: Document, path: str, *, raw: bool
+        self, rooms: JobDirectories, job_id: str, which: Document, path: str, *, raw: bool
     ) -> None:
         self._rooms = rooms
         self._id = job_id
@@ -397,7 +397,7 @@ class TasksDirectory(StillDirectory):
 
     __slots__ = ("_id", "_path")
 
-    def __init__(self, rooms: JobRooms, job_id: str) -> None:
+    def __init__(self, rooms: JobDirectories, job_id: str) -> None:
         self._id = job_id
         self._path = joined(joined(JOBS, job_id), _TASKS)
         super().__init__(rooms, self._path)
@@ -432,16 +432,17 @@ class TasksDirectory(StillDirectory):
         except RemoteError:
             return  # what is known is shown
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         return [
-            Entry(name, TaskDirectory(self._rooms, self._id, int(name))) for name in self._tasks()
+            DirectoryEntry(name, TaskDirectory(self._rooms, self._id, int(name)))
+            for name in self._tasks()
         ]
 
     def _tasks(self) -> Mapping[str, tuple[Task, Any]]:
         return tasks_by_name(self._rooms, self._id)
 
 
-def tasks_by_name(rooms: JobRooms, job_id: str) -> Mapping[str, tuple[Task, Any]]:
+def tasks_by_name(rooms: JobDirectories, job_id: str) -> Mapping[str, tuple[Task, Any]]:
     """The tasks of a job, as they were told last, each with its JSON."""
     page = rooms.jobs.documents.peek(job_id, Document.TASKS)
     found = page.read if page is not None else []
@@ -457,7 +458,7 @@ class TaskDirectory(StillDirectory):
 
     __slots__ = ("_id", "_index", "_path")
 
-    def __init__(self, rooms: JobRooms, job_id: str, index: int) -> None:
+    def __init__(self, rooms: JobDirectories, job_id: str, index: int) -> None:
         self._id = job_id
         self._index = index
         self._path = f"{JOBS}/{job_id}/{_TASKS}/{index}"
@@ -479,10 +480,10 @@ class TaskDirectory(StillDirectory):
         except (RemoteError, OSError):
             return  # what is known is shown
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         log = log_file(self._rooms, self._id, joined(self._path, "output.log"), self._index)
         task = TaskFile(self._rooms, self._id, self._index, joined(self._path, "task.json"))
-        return [Entry("task.json", task), Entry("output.log", log)]
+        return [DirectoryEntry("task.json", task), DirectoryEntry("output.log", log)]
 
 
 class TaskFile(SameByNumber, File):
@@ -492,7 +493,7 @@ class TaskFile(SameByNumber, File):
 
     ino: int
 
-    def __init__(self, rooms: JobRooms, job_id: str, index: int, path: str) -> None:
+    def __init__(self, rooms: JobDirectories, job_id: str, index: int, path: str) -> None:
         self._rooms = rooms
         self._id = job_id
         self._index = index
@@ -522,7 +523,7 @@ class LinksDirectory(StillDirectory):
 
     __slots__ = ("_depth", "_folder", "_id")
 
-    def __init__(self, rooms: JobRooms, job_id: str, folder: str) -> None:
+    def __init__(self, rooms: JobDirectories, job_id: str, folder: str) -> None:
         self._id = job_id
         self._folder = folder
         super().__init__(rooms, joined(f"{JOBS}/{job_id}/{_ARTIFACTS}", folder).rstrip("/"))
@@ -544,8 +545,8 @@ class LinksDirectory(StillDirectory):
     def freshen(self) -> None:
         self._rooms.catalog.freshen(FRESHEN_WAIT_S)
 
-    def entries(self) -> Sequence[Entry]:
-        return [Entry(name, node) for name, node in self._all().items()]
+    def entries(self) -> Sequence[DirectoryEntry]:
+        return [DirectoryEntry(name, node) for name, node in self._all().items()]
 
     def _all(self) -> Mapping[str, Node]:
         found: dict[str, Node] = {}

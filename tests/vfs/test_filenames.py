@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from artifactfs.tree import names
+from artifactfs.vfs import filenames
 
 STRANGE = [
     "../../etc/passwd", "..", ".", "", "...", "/", "//", "/absolute", "a//b", "a/./b", "a/../b",
@@ -45,50 +45,50 @@ def is_safe(component: str) -> bool:
 @given(texts)
 @example("☃" * 86)
 def test_every_name_becomes_a_path_of_safe_components(text: str) -> None:
-    path = names.safe_path(text)
+    path = filenames.safe_path(text)
     assert all(is_safe(component) for component in path.split("/"))
-    assert len(path.encode()) <= names.PATH_MAX_BYTES
-    assert path.count("/") < names.DEPTH_MAX
-    assert path == names.safe_path(text)
+    assert len(path.encode()) <= filenames.PATH_MAX_BYTES
+    assert path.count("/") < filenames.DEPTH_MAX
+    assert path == filenames.safe_path(text)
 
 
 @settings(deadline=None)
 @given(texts)
 def test_every_text_becomes_one_safe_component(text: str) -> None:
-    assert is_safe(names.safe_name(text))
+    assert is_safe(filenames.safe_name(text))
 
 
 @settings(deadline=None)
 @given(texts)
 def test_what_was_not_shortened_is_decoded_to_what_it_was(text: str) -> None:
-    for made in (names.safe_path(text), names.safe_name(text)):
-        if names.is_shortened(made):
-            assert names.decoded(made) is None
+    for made in (filenames.safe_path(text), filenames.safe_name(text)):
+        if filenames.is_shortened(made):
+            assert filenames.decoded(made) is None
         else:
-            assert names.decoded(made) == text
+            assert filenames.decoded(made) == text
 
 
 @settings(deadline=None)
 @given(st.lists(texts, max_size=20, unique=True))
 @example(STRANGE)
 def test_two_names_never_become_one(different: list[str]) -> None:
-    assert len({names.safe_path(text) for text in different}) == len(different)
-    assert len({names.safe_name(text) for text in different}) == len(different)
+    assert len({filenames.safe_path(text) for text in different}) == len(different)
+    assert len({filenames.safe_name(text) for text in different}) == len(different)
 
 
 @settings(deadline=None)
 @given(texts)
 def test_what_was_escaped_never_looks_like_a_name_of_its_own(text: str) -> None:
-    made = names.safe_path(text)
+    made = filenames.safe_path(text)
     if made != text:
-        assert names.safe_path(made) != made
+        assert filenames.safe_path(made) != made
 
 
 @settings(deadline=None)
 @given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60))
 def test_an_ordinary_name_stays_as_it_is(text: str) -> None:
     for name in (text, f"{text}.csv", f"results/{text}", f"{text} (1).tar.gz", f"é{text}"):
-        assert names.safe_path(name) == name
+        assert filenames.safe_path(name) == name
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,11 @@ def test_an_ordinary_name_stays_as_it_is(text: str) -> None:
     ],
 )
 def test_names_as_they_are_documented(name: str, path: str) -> None:
-    assert names.safe_path(name) == path
+    assert filenames.safe_path(name) == path
 
 
 def test_a_shortened_name_keeps_its_beginning_and_its_extension() -> None:
-    made = names.safe_name("measurement " * 40 + ".parquet")
+    made = filenames.safe_name("measurement " * 40 + ".parquet")
     assert made.startswith("measurement measurement ")
     assert made.endswith(".parquet")
     assert len(made) == 255
@@ -121,10 +121,10 @@ def test_a_shortened_name_keeps_its_beginning_and_its_extension() -> None:
 
 def test_a_path_that_is_too_deep_ends_in_one_component() -> None:
     deep = "/".join(f"level{number}" for number in range(100))
-    path = names.safe_path(deep)
+    path = filenames.safe_path(deep)
     assert path.startswith("level0/level1/")
-    assert path.count("/") == names.DEPTH_MAX - 1
-    assert names.safe_path(deep + "x") != path
+    assert path.count("/") == filenames.DEPTH_MAX - 1
+    assert filenames.safe_path(deep + "x") != path
 
 
 @pytest.mark.parametrize(
@@ -139,31 +139,31 @@ def test_a_path_that_is_too_deep_ends_in_one_component() -> None:
     ],
 )
 def test_a_tag_stands_before_the_extension(name: str, told_apart: str) -> None:
-    assert names.tagged(name, "0123abcd") == told_apart
-    assert names.untagged(told_apart) == name
+    assert filenames.tagged(name, "0123abcd") == told_apart
+    assert filenames.untagged(told_apart) == name
 
 
 @settings(deadline=None)
 @given(texts, st.sampled_from([1, 2, 4, 8]), st.sampled_from(["", "~2", "~17"]))
 def test_a_tag_can_be_taken_off_again(text: str, length: int, count: str) -> None:
-    name = names.safe_name(text)
-    made = names.tagged(name, "0123abcd" * length + count)
+    name = filenames.safe_name(text)
+    made = filenames.tagged(name, "0123abcd" * length + count)
     assert is_safe(made)
     if len(name.encode()) < 255 - 70:
-        assert names.untagged(made) == name
+        assert filenames.untagged(made) == name
 
 
 @pytest.mark.parametrize(
     "name", ["data.csv", "a~b.csv", "a~0123abc.csv", "~0123abcd", "a~0123ABCD"]
 )
 def test_what_has_no_tag_has_none(name: str) -> None:
-    assert names.untagged(name) is None
+    assert filenames.untagged(name) is None
 
 
 @settings(deadline=None)
 @given(st.lists(texts, max_size=30))
 @example(["a"] * 2500 + ["%"] + ["b"] * 10)
 def test_odd_names_are_those_that_may_not_stay(many: list[str]) -> None:
-    odd = list(names.odd_names(many))
-    assert {text for text in many if names.safe_name(text) != text} <= set(odd) <= set(many)
+    odd = list(filenames.odd_names(many))
+    assert {text for text in many if filenames.safe_name(text) != text} <= set(odd) <= set(many)
     assert not any(text.isalnum() and text.isascii() and len(text) < 200 for text in odd)

@@ -11,7 +11,7 @@
 * ``root`` puts it together as the `ArtifactTree`; ``rooms`` says what it needs of the others.
 """
 
-from artifactfs.tree.folders import names_of
-from artifactfs.tree.root import ArtifactTree
+from artifactfs.vfs.filesystem import ArtifactTree
+from artifactfs.vfs.name_index import names_of
 
 __all__ = ["ArtifactTree", "names_of"]

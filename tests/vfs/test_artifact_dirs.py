@@ -22,22 +22,22 @@ from artifactfs.errors import (
     errno_of,
 )
 from artifactfs.model import Artifact
-from artifactfs.tree.artifacts import Artifacts
-from artifactfs.tree.commands import Commands
-from artifactfs.tree.inodes import Inodes
-from artifactfs.tree.listed import numbered
-from artifactfs.tree.node import (
+from artifactfs.vfs.artifact_dirs import ArtifactIndex
+from artifactfs.vfs.inode_numbers import InodeNumbers
+from artifactfs.vfs.node import (
     AttributeChange,
     Directory,
     File,
     Kind,
     Node,
+    numbered,
 )
+from artifactfs.vfs.xattrs import Commands
 from tests.catalog.clock import START
 
 from .conftest import World
 from .fakes import FakeStore, Usage, artifact
-from .test_names import STRANGE, is_safe, texts
+from .test_filenames import STRANGE, is_safe, texts
 
 A = "a" * 64
 B = "b" * 64
@@ -443,7 +443,9 @@ def test_strange_names_do_not_leave_their_directory(world: World) -> None:
 def test_contents_whose_numbers_collide_stay_apart(world: World) -> None:
     store = FakeStore()
     commands = Commands(world.catalog, store)
-    all_ = Artifacts(world.catalog, store, commands, inodes=Inodes(lambda key, seed: seed + 5))
+    all_ = ArtifactIndex(
+        world.catalog, store, commands, inodes=InodeNumbers(lambda key, seed: seed + 5)
+    )
     world.list(artifact("x", size_bytes=1), artifact("y", size_bytes=2), artifact("z/z"))
     all_.update(world.catalog.snapshot)
     nodes = list(files_below(all_.by_name).values())
@@ -479,7 +481,7 @@ def test_names_that_come_change_or_go_are_told(world: World) -> None:
 
 
 def test_the_first_listing_is_not_told(world: World) -> None:
-    all_ = Artifacts(world.catalog, world.store, Commands(world.catalog, world.store))
+    all_ = ArtifactIndex(world.catalog, world.store, Commands(world.catalog, world.store))
     world.list(artifact("d/x", sha256=A))
     assert all_.update(world.catalog.snapshot) == []
     assert len(files_below(all_.by_name)) == 1

@@ -18,45 +18,45 @@ from collections.abc import Callable, Mapping, Sequence
 from artifactfs.catalog import Catalog, Snapshot
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.jobs import JobRegistry
-from artifactfs.tree import commands
-from artifactfs.tree.artifact_files import nanoseconds
-from artifactfs.tree.artifacts import (
+from artifactfs.vfs import xattrs
+from artifactfs.vfs.artifact_dirs import (
     BY_ID,
     BY_SHA256,
-    Artifacts,
+    ArtifactIndex,
 )
-from artifactfs.tree.control import (
+from artifactfs.vfs.artifact_file import nanoseconds
+from artifactfs.vfs.control_dir import (
     CONTROL,
-    Control,
+    ControlContext,
     ControlDirectory,
     Facts,
 )
-from artifactfs.tree.inodes import ROOT_INO, SameByNumber
-from artifactfs.tree.jobs import (
+from artifactfs.vfs.drop_dir import DROP, DropContext
+from artifactfs.vfs.inode_numbers import ROOT_INO, SameByNumber
+from artifactfs.vfs.interfaces import CacheView, OutboxView
+from artifactfs.vfs.jobs_dir import (
     JOBS,
-    JobRooms,
+    JobDirectories,
     JobsDirectory,
 )
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     FOREVER_S,
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     EntryChanged,
+    FilesystemSpace,
     Kind,
     Node,
-    Space,
 )
-from artifactfs.tree.outbox import DROP, Drop
-from artifactfs.tree.projects import PROJECTS, ProjectsDirectory
-from artifactfs.tree.rooms import Outbox, Store
+from artifactfs.vfs.projects_dir import PROJECTS, ProjectsDirectory
 
 ARTIFACTS = "artifacts"
 
 Listener = Callable[[EntryChanged], None]
 
 
-class Root(SameByNumber, Directory):
+class RootDirectory(SameByNumber, Directory):
     """What is mounted."""
 
     __slots__ = ("_commands", "_directories", "_made_ns", "_on_leave", "ino")
@@ -66,7 +66,7 @@ class Root(SameByNumber, Directory):
     def __init__(
         self,
         directories: Mapping[str, Directory],
-        given: commands.Commands,
+        given: xattrs.Commands,
         made_ns: int,
         on_leave: Callable[[bool], None],
     ) -> None:
@@ -87,16 +87,16 @@ class Root(SameByNumber, Directory):
     def find(self, name: str) -> Node | None:
         return self._directories.get(name)
 
-    def entries(self) -> Sequence[Entry]:
-        return [Entry(name, directory) for name, directory in self._directories.items()]
+    def entries(self) -> Sequence[DirectoryEntry]:
+        return [DirectoryEntry(name, directory) for name, directory in self._directories.items()]
 
     @property
     def listing_version(self) -> int:
         return 1
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        if name == commands.LEAVE:
-            self._on_leave(commands.yes_or_no(name, value))
+        if name == xattrs.LEAVE:
+            self._on_leave(xattrs.yes_or_no(name, value))
         else:
             self._commands.refresh_or_refuse(name, value)
 
@@ -112,8 +112,8 @@ class ArtifactTree:
     def __init__(
         self,
         catalog: Catalog,
-        store: Store,
-        outbox: Outbox | None,
+        store: CacheView,
+        outbox: OutboxView | None,
         *,
         facts: Facts,
         jobs: JobRegistry | None = None,
@@ -122,22 +122,22 @@ class ArtifactTree:
     ) -> None:
         self._catalog = catalog
         self._store = store
-        self._commands = given = commands.Commands(catalog, store, jobs)
-        self._artifacts = Artifacts(catalog, store, given, clock=clock)
-        self._control = control = Control(catalog, store, outbox, facts, clock, given.orders)
+        self._commands = given = xattrs.Commands(catalog, store, jobs)
+        self._artifacts = ArtifactIndex(catalog, store, given, clock=clock)
+        self._control = control = ControlContext(catalog, store, outbox, facts, clock, given.orders)
         directories: dict[str, Directory] = {
             ARTIFACTS: self._artifacts.by_name,
             BY_ID: self._artifacts.by_id,
             BY_SHA256: self._artifacts.by_sha256,
         }
         if outbox is not None:
-            directories[DROP] = Drop(outbox, given).root
+            directories[DROP] = DropContext(outbox, given).root
         if jobs is not None:
-            rooms = JobRooms(jobs, catalog, given, clock)
+            rooms = JobDirectories(jobs, catalog, given, clock)
             directories[JOBS] = JobsDirectory(rooms)
             directories[PROJECTS] = ProjectsDirectory(rooms)
         directories[CONTROL] = ControlDirectory(control, given, clock)
-        self._root = Root(directories, given, nanoseconds(clock.now()), on_leave)
+        self._root = RootDirectory(directories, given, nanoseconds(clock.now()), on_leave)
         self._updating = threading.Lock()
         self._listening = threading.Lock()
         self._listeners: tuple[Listener, ...] = ()
@@ -157,10 +157,10 @@ class ArtifactTree:
         """The directory that is mounted."""
         return self._root
 
-    def space(self) -> Space:
+    def space(self) -> FilesystemSpace:
         """The cache's budget. At once."""
         total_bytes, free_bytes = self._store.space()
-        return Space(total_bytes, free_bytes, len(self._catalog.snapshot.artifacts))
+        return FilesystemSpace(total_bytes, free_bytes, len(self._catalog.snapshot.artifacts))
 
     def metrics(self) -> bytes:
         """What ``metrics.prom`` says now. At once."""

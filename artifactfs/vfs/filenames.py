@@ -25,7 +25,7 @@ too long for ``PATH_MAX``, folds its tail into one component the same way.
 
 **Telling apart.** Where several artifacts have one name, `tagged` puts part of a hash before the
 extension: ``name~<hash>.ext``. Nothing protects this form: an artifact may really be called so.
-``folders``, which gives names out, looks for that; `untagged` tells it where to look.
+``name_index``, which gives names out, looks for that; `untagged` tells it where to look.
 """
 
 from __future__ import annotations

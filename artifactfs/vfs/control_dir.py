@@ -9,7 +9,15 @@
 ``artifactfs status`` reads them, and so can anything that reads files. A file is made when it is
 opened and stays as it was then for that reader; the kernel keeps nothing of it. A read-only mount
 has no outbox, and its uploads are none. Making one asks
-nobody but memory, and a file that can be long is made once per change (``uploads``).
+nobody but memory, and a file that can be long is made once per change (``control_dir``).
+
+The text of ``.artifactfs/uploads.json``: made once per change, and only what has changed.
+
+The file says everything of every entry, so with ten thousand of them it is megabytes long, and it
+has an honest size: whoever lists the directory or looks at the file asks for it, opened or not. So
+the text is kept, with the outbox's *revision* it was made of; as long as that is the same, so is
+the text. Of a newer one only the pieces of entries that are others now are made anew: while files
+are being sent, that is a handful. Entries are immutable, so "another" is told by identity.
 """
 
 from __future__ import annotations
@@ -17,48 +25,47 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from artifactfs import __version__
 from artifactfs.catalog import Catalog
 from artifactfs.clock import Clock
-from artifactfs.tree import metrics
-from artifactfs.tree.artifact_files import nanoseconds
-from artifactfs.tree.commands import Commands
-from artifactfs.tree.inodes import SameByNumber, fixed_ino
-from artifactfs.tree.names import joined
-from artifactfs.tree.node import (
+from artifactfs.vfs import metrics_text
+from artifactfs.vfs.artifact_file import nanoseconds
+from artifactfs.vfs.filenames import joined
+from artifactfs.vfs.inode_numbers import SameByNumber, fixed_ino
+from artifactfs.vfs.interfaces import CacheView, EntryStatus, OutboxView
+from artifactfs.vfs.node import (
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
     Handle,
     Kind,
     Node,
     read_only,
 )
-from artifactfs.tree.orders import Orders
-from artifactfs.tree.rooms import Outbox, Store
-from artifactfs.tree.uploads import NO_UPLOADS, UploadsText
-from artifactfs.tree.xattrs import as_text
+from artifactfs.vfs.orders import PendingOrders
+from artifactfs.vfs.xattrs import Commands, as_text
 
 CONTROL = ".artifactfs"
 
 Facts = Callable[[], dict[str, object]]
 
 
-class Control:
+class ControlContext:
     """Makes the contents. Stateless but for the text of uploads: the rooms are asked each time."""
 
     def __init__(
         self,
         catalog: Catalog,
-        store: Store,
-        outbox: Outbox | None,
+        store: CacheView,
+        outbox: OutboxView | None,
         facts: Facts,
         clock: Clock,
-        orders: Orders,
+        orders: PendingOrders,
     ) -> None:
         self._catalog = catalog
         self._store = store
@@ -98,7 +105,7 @@ class Control:
     def metrics(self) -> bytes:
         """``metrics.prom``."""
         binding = self._facts().get("binding")
-        return metrics.text(
+        return metrics_text.text(
             self._listing(),
             self._uploads(),
             self._cache(),
@@ -146,7 +153,7 @@ class ControlDirectory(SameByNumber, Directory):
 
     ino: int
 
-    def __init__(self, control: Control, given: Commands, clock: Clock) -> None:
+    def __init__(self, control: ControlContext, given: Commands, clock: Clock) -> None:
         self.ino = fixed_ino(CONTROL)
         self._commands = given
         self._clock = clock
@@ -166,8 +173,8 @@ class ControlDirectory(SameByNumber, Directory):
     def find(self, name: str) -> Node | None:
         return self._files.get(name)
 
-    def entries(self) -> Sequence[Entry]:
-        return [Entry(name, file) for name, file in self._files.items()]
+    def entries(self) -> Sequence[DirectoryEntry]:
+        return [DirectoryEntry(name, file) for name, file in self._files.items()]
 
     @property
     def listing_version(self) -> int:
@@ -196,14 +203,14 @@ class ControlFile(SameByNumber, File):
     def open(self, flags: int) -> Handle:
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             read_only()
-        return MadeHandle(self._made())
+        return GeneratedHandle(self._made())
 
     def set_xattr(self, name: str, value: bytes) -> None:
         _ = name, value
         read_only()
 
 
-class MadeHandle(Handle):
+class GeneratedHandle(Handle):
     """Bytes that were made when the file was opened."""
 
     __slots__ = ("_content",)
@@ -224,3 +231,53 @@ class MadeHandle(Handle):
 
 def _as_json(document: Mapping[str, object]) -> bytes:
     return (json.dumps(document, indent=2, default=str) + "\n").encode()
+
+
+_BEFORE, _BETWEEN, _AFTER = '{\n  "uploads": [', ",", "\n  ]\n}\n"
+NO_UPLOADS = b'{\n  "uploads": []\n}\n'
+_INDENTED = "\n" + 4 * " "
+
+
+class UploadsText:
+    """The text, as JSON indented by two.
+
+    `_lock` guards what is kept, and is held while it is made, so that several who ask at once have
+    it made once.
+    """
+
+    def __init__(self, outbox: OutboxView) -> None:
+        self._outbox = outbox
+        self._lock = threading.Lock()
+        self._revision: Hashable = None
+        self._pieces: dict[int, tuple[EntryStatus, str]] = {}
+        self._text = b""
+
+    def now(self) -> bytes:
+        """What it says of the outbox as it is. Asks nobody but memory."""
+        with self._lock:
+            revision = self._outbox.revision
+            if revision != self._revision:
+                entries = self._outbox.entries()
+                self._pieces = {one.id: (one, self._piece(one)) for one in entries}
+                pieces = _BETWEEN.join(piece for _, piece in self._pieces.values())
+                text = f"{_BEFORE}{pieces}{_AFTER}".encode() if pieces else NO_UPLOADS
+                self._text, self._revision = text, revision
+            return self._text
+
+    def _piece(self, entry: EntryStatus) -> str:
+        kept = self._pieces.get(entry.id)
+        return kept[1] if kept is not None and kept[0] is entry else _piece_of(entry)
+
+
+def _piece_of(entry: EntryStatus) -> str:
+    document = {
+        "name": entry.path,
+        "state": str(entry.state),
+        "size": entry.size_bytes,
+        "progress": entry.progress,
+        "sha256": entry.sha256,
+        "artifact_id": entry.artifact_id,
+        "error": entry.error,
+        "waits_for_name": entry.waits_for_name,
+    }
+    return _INDENTED + json.dumps(document, indent=2).replace("\n", _INDENTED)

@@ -16,6 +16,14 @@ local file system would give (EROFS outside ``drop/``); everything else raises a
 
 Changes that the kernel may remember wrongly (a name that came, went or now means another file) are
 told to the listeners of `Tree.subscribe` as `EntryChanged`, from a thread that is not the kernel's.
+
+A directory's entries, made one by one as they are read.
+
+The kernel reads a directory in pieces, and a program may stop after the first. So `ListedEntries`
+holds two parallel sequences that are there anyway, names and what they mean, and makes a node only
+for the entry that is asked for. It does not change when the directory does.
+
+Who only lists names needs no node at all: `numbered` gives of each entry what ``getdents`` shows.
 """
 
 from __future__ import annotations
@@ -23,10 +31,10 @@ from __future__ import annotations
 import errno
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NoReturn, Protocol
+from typing import Generic, NoReturn, Protocol, TypeVar, overload
 
 from artifactfs.byte_range import ByteRange
 
@@ -77,7 +85,7 @@ class AttributeChange:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class DirectoryEntry:
     """One name in a directory."""
 
     name: str
@@ -93,7 +101,7 @@ class EntryChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
+class FilesystemSpace:
     """What ``df`` shows, in bytes, and the number of files."""
 
     total_bytes: int
@@ -101,7 +109,7 @@ class Space:
     files: int
 
 
-class Ticket(Protocol):
+class PendingRead(Protocol):
     """A request for bytes that are on their way."""
 
     def cancel(self) -> None:
@@ -188,7 +196,7 @@ class Directory(Node):
         return False
 
     @abstractmethod
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         """All names, without ``.`` and ``..``, in a stable order. At once."""
 
     def is_fresh(self) -> bool:
@@ -264,7 +272,7 @@ class Handle(ABC):
         _ = start, stop
         return None
 
-    def request(self, span: ByteRange, done: Done) -> Ticket | None:
+    def request(self, span: ByteRange, done: Done) -> PendingRead | None:
         """Ask for bytes that `try_read` did not have; `done` is called from another thread.
 
         After ``done(None)`` `read` has the bytes without waiting for the network. None: this handle
@@ -364,7 +372,7 @@ class Tree(Protocol):
         """The directory that is mounted."""
         ...
 
-    def space(self) -> Space:
+    def space(self) -> FilesystemSpace:
         """What ``df`` shows. At once."""
         ...
 
@@ -387,3 +395,68 @@ def kind_of(node: Node) -> Kind:
 def read_only() -> NoReturn:
     """Refuse a change outside ``drop/``."""
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+T = TypeVar("T")
+
+
+Number = tuple[int, Kind]
+
+
+class ListedEntries(Sequence[DirectoryEntry], Generic[T]):
+    """`names[i]` means what `node_of(values[i])` makes.
+
+    `number_of` tells the number and the kind of that node without making it.
+    """
+
+    __slots__ = ("_names", "_node_of", "_number_of", "_values")
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        values: Sequence[T],
+        node_of: Callable[[T], Node],
+        number_of: Callable[[T], Number] | None = None,
+    ) -> None:
+        self._names = names
+        self._values = values
+        self._node_of = node_of
+        self._number_of = number_of or (lambda value: _number(node_of(value)))
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> DirectoryEntry: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DirectoryEntry]: ...
+    def __getitem__(self, index: int | slice) -> DirectoryEntry | list[DirectoryEntry]:
+        if isinstance(index, slice):
+            return [
+                DirectoryEntry(name, self._node_of(value))
+                for name, value in zip(self._names[index], self._values[index], strict=True)
+            ]
+        return DirectoryEntry(self._names[index], self._node_of(self._values[index]))
+
+    def __iter__(self) -> Iterator[DirectoryEntry]:
+        for name, value in zip(self._names, self._values, strict=True):
+            yield DirectoryEntry(name, self._node_of(value))
+
+    def numbered(self, start: int, stop: int) -> Iterable[tuple[str, Number]]:
+        """Names and numbers of the entries [start, stop)."""
+        return zip(
+            self._names[start:stop], map(self._number_of, self._values[start:stop]), strict=True
+        )
+
+
+def numbered(
+    entries: Sequence[DirectoryEntry], start: int, stop: int
+) -> Iterable[tuple[str, Number]]:
+    """Names, numbers and kinds of the entries [start, stop) of any directory."""
+    if isinstance(entries, ListedEntries):
+        return entries.numbered(start, stop)
+    return [(entry.name, _number(entry.node)) for entry in entries[start:stop]]
+
+
+def _number(node: Node) -> Number:
+    return node.ino, kind_of(node)

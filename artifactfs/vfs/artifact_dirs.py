@@ -1,10 +1,10 @@
 """``artifacts/``, ``by-id/`` and ``by-sha256/``: three kinds of directories of one kind of file.
 
 Nodes are made when they are asked for and hold next to nothing: a directory of ``artifacts/`` knows
-its path, a file (``artifact_files``) the artifact it was made for. 100 000 artifacts cost no nodes.
-What there is to know lies in the catalog's snapshot (ids and hashes) and in ``folders`` (names);
-`Artifacts.update` carries over what changed from one snapshot to the next, and says which names the
-kernel may remember wrongly.
+its path, a file (``artifact_file``) the artifact it was made for. 100 000 artifacts cost no nodes.
+What there is to know lies in the catalog's snapshot (ids and hashes) and in ``name_index`` (names);
+`ArtifactIndex.update` carries over what changed from one snapshot to the next, and says which names
+the kernel may remember wrongly.
 
 A directory's attributes live for a second: when it changed is not told. Its names are, so that the
 kernel may keep a listing for as long as `listing_version` stays.
@@ -23,26 +23,27 @@ from artifactfs.catalog import Catalog, Snapshot
 from artifactfs.catalog.snapshot import differences
 from artifactfs.clock import SYSTEM_CLOCK, Clock
 from artifactfs.model import Artifact
-from artifactfs.tree.artifact_files import ArtifactFile, nanoseconds
-from artifactfs.tree.commands import Commands
-from artifactfs.tree.folders import Folder, Folders
-from artifactfs.tree.inodes import (
-    Inodes,
-    Numbered,
+from artifactfs.vfs.artifact_file import ArtifactFile, nanoseconds
+from artifactfs.vfs.filenames import odd_names, safe_name
+from artifactfs.vfs.inode_numbers import (
+    InodeNumbers,
+    NumberedThing,
     SameByNumber,
     fixed_ino,
 )
-from artifactfs.tree.listed import Listed, Number
-from artifactfs.tree.names import odd_names, safe_name
-from artifactfs.tree.node import (
+from artifactfs.vfs.interfaces import CacheView
+from artifactfs.vfs.name_index import NameDirectory, NameIndex
+from artifactfs.vfs.node import (
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     EntryChanged,
     Kind,
+    ListedEntries,
     Node,
+    Number,
 )
-from artifactfs.tree.rooms import Store
+from artifactfs.vfs.xattrs import Commands
 
 DIRECTORY_LIFETIME_S = 1.0
 FRESHEN_WAIT_S = 1.0
@@ -54,7 +55,7 @@ BY_SHA256 = "by-sha256"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Artifacts:
+class ArtifactIndex:
     """All artifacts as nodes.
 
     `update` is called by one thread at a time; everything else reads without a lock what it has put
@@ -64,25 +65,25 @@ class Artifacts:
     def __init__(
         self,
         catalog: Catalog,
-        store: Store,
+        store: CacheView,
         given: Commands,
         *,
-        inodes: Inodes | None = None,
+        inodes: InodeNumbers | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.catalog = catalog
         self.store = store
         self.commands = given
-        self.inodes = inodes or Inodes()
+        self.inodes = inodes or InodeNumbers()
         self._clock = clock
-        self.folders = Folders(self._now_ns())
+        self.folders = NameIndex(self._now_ns())
         self.snapshot = Snapshot()
         self._odd_ids: dict[str, str] = {}  # id → name, where the id is no safe name,
         self._odd_names: dict[str, str] = {}  # and back
         self.ids_version = 0
         self.hashes_version = 0
         self.changed_ns = self._now_ns()
-        self.inodes.claim(Numbered.FOLDER, "")
+        self.inodes.claim(NumberedThing.FOLDER, "")
         self.by_name = NamesDirectory(self, "")
         self.by_id = IdsDirectory(self)
         self.by_sha256 = HashesDirectory(self)
@@ -104,7 +105,7 @@ class Artifacts:
         self._claim(came)
         named = self.folders.apply(differ.removed, differ.added, now_ns)
         for path in named.came:
-            self.inodes.claim(Numbered.FOLDER, path)
+            self.inodes.claim(NumberedThing.FOLDER, path)
         self.snapshot = new
         first = old.fetched_at is None
         if first and not old.artifacts:
@@ -134,14 +135,14 @@ class Artifacts:
             ),
         ]
         for path in named.left:
-            self.inodes.release(Numbered.FOLDER, path)
+            self.inodes.release(NumberedThing.FOLDER, path)
         return changes
 
     def file(self, artifact: Artifact) -> ArtifactFile:
         """The node of an artifact."""
         return ArtifactFile(self, artifact)
 
-    def node(self, value: Artifact | Folder) -> Node:
+    def node(self, value: Artifact | NameDirectory) -> Node:
         """The node of what a name in ``artifacts/`` means."""
         if isinstance(value, Artifact):
             return ArtifactFile(self, value)
@@ -149,9 +150,9 @@ class Artifacts:
 
     def file_number(self, artifact: Artifact) -> Number:
         """What `file` would have for number and kind."""
-        return self.inodes.of(Numbered.ARTIFACT, artifact.id), Kind.FILE
+        return self.inodes.of(NumberedThing.ARTIFACT, artifact.id), Kind.FILE
 
-    def number(self, value: Artifact | Folder) -> Number:
+    def number(self, value: Artifact | NameDirectory) -> Number:
         """What `node` would have for number and kind."""
         if isinstance(value, Artifact):
             return self.file_number(value)
@@ -172,7 +173,7 @@ class Artifacts:
 
     def folder_ino(self, path: str) -> int:
         """The number of the directory at `path` in ``artifacts/``."""
-        return self.inodes.of(Numbered.FOLDER, path)
+        return self.inodes.of(NumberedThing.FOLDER, path)
 
     def id_of_name(self, name: str) -> str | None:
         """The id that `name` stands for in ``by-id/``, whether it is known or not."""
@@ -191,7 +192,7 @@ class Artifacts:
         return [odd.get(one) or safe_name(one) for one in ids] if odd else tuple(ids)
 
     def _claim(self, artifact_ids: Collection[str]) -> None:
-        self.inodes.claim_all(Numbered.ARTIFACT, artifact_ids)
+        self.inodes.claim_all(NumberedThing.ARTIFACT, artifact_ids)
         for artifact_id in odd_names(artifact_ids):
             name = safe_name(artifact_id)
             if name != artifact_id:
@@ -199,7 +200,7 @@ class Artifacts:
                 self._odd_names[name] = artifact_id
 
     def _release(self, artifact_id: str) -> None:
-        self.inodes.release(Numbered.ARTIFACT, artifact_id)
+        self.inodes.release(NumberedThing.ARTIFACT, artifact_id)
         name = self._odd_ids.pop(artifact_id, None)
         if name is not None:
             del self._odd_names[name]
@@ -215,7 +216,7 @@ class ArtifactDirectory(SameByNumber, Directory):
 
     ino: int
 
-    def __init__(self, all_: Artifacts, ino: int) -> None:
+    def __init__(self, all_: ArtifactIndex, ino: int) -> None:
         self._all = all_
         self.ino = ino
 
@@ -253,7 +254,7 @@ class NamesDirectory(ArtifactDirectory):
 
     __slots__ = ("_path",)
 
-    def __init__(self, all_: Artifacts, path: str) -> None:
+    def __init__(self, all_: ArtifactIndex, path: str) -> None:
         super().__init__(all_, all_.folder_ino(path))
         self._path = path
 
@@ -262,11 +263,11 @@ class NamesDirectory(ArtifactDirectory):
         value = folder.entries.get(name) if folder is not None else None
         return self._all.node(value) if value is not None else None
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         folder = self._all.folders.get(self._path)
         entries = folder.entries if folder is not None else {}
         values = tuple(entries.values())
-        return Listed(tuple(entries), values, self._all.node, self._all.number)
+        return ListedEntries(tuple(entries), values, self._all.node, self._all.number)
 
     @property
     def listing_version(self) -> int:
@@ -289,7 +290,7 @@ class IdsDirectory(ArtifactDirectory):
 
     __slots__ = ()
 
-    def __init__(self, all_: Artifacts) -> None:
+    def __init__(self, all_: ArtifactIndex) -> None:
         super().__init__(all_, fixed_ino(BY_ID))
 
     def find(self, name: str) -> Node | None:
@@ -299,10 +300,10 @@ class IdsDirectory(ArtifactDirectory):
         artifact = self._all.snapshot.by_id.get(artifact_id)
         return self._all.file(artifact) if artifact is not None else None
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         by_id = self._all.snapshot.by_id
         names = self._all.names_of_ids(by_id)
-        return Listed(names, tuple(by_id.values()), self._all.file, self._all.file_number)
+        return ListedEntries(names, tuple(by_id.values()), self._all.file, self._all.file_number)
 
     @property
     def listing_version(self) -> int:
@@ -314,7 +315,7 @@ class HashesDirectory(ArtifactDirectory):
 
     __slots__ = ()
 
-    def __init__(self, all_: Artifacts) -> None:
+    def __init__(self, all_: ArtifactIndex) -> None:
         super().__init__(all_, fixed_ino(BY_SHA256))
 
     def find(self, name: str) -> Node | None:
@@ -324,10 +325,10 @@ class HashesDirectory(ArtifactDirectory):
     def look_up(self, name: str) -> Node | None:
         return super().look_up(name) if _SHA256.fullmatch(name) else None
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         by_sha256 = self._all.snapshot.by_sha256
         values = tuple(by_sha256.values())
-        return Listed(tuple(by_sha256), values, self._all.file, self._all.file_number)
+        return ListedEntries(tuple(by_sha256), values, self._all.file, self._all.file_number)
 
     @property
     def listing_version(self) -> int:

@@ -3,10 +3,10 @@
 All knowledge lies in the outbox (``drop.Outbox``), which goes by paths; the kernel goes by nodes
 and keeps them while files are renamed, and while whole directories are. So a node does not know its
 path but its *place*: the directory node it is in, and its name there. There is one node per entry
-for as long as anybody holds it (`Drop.node`), a rename moves that node to its new place, and what
-lies below it follows by itself. A node whose place means another entry by now, because its own was
-removed or replaced, is *detached*: its open handles go on working, it has no name, and nothing is
-changed by its path any more.
+for as long as anybody holds it (`DropContext.node`), a rename moves that node to its new place, and
+what lies below it follows by itself. A node whose place means another entry by now, because its own
+was removed or replaced, is *detached*: its open handles go on working, it has no name, and nothing
+is changed by its path any more.
 
 Names and attributes do not live in the kernel's memory (lifetime 0): states change by themselves,
 and an entry leaves without that the kernel must be told. But pages
@@ -24,29 +24,28 @@ import threading
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-from artifactfs.tree import (
-    commands,
-    rooms,
+from artifactfs.vfs import (
+    interfaces,
     xattrs,
 )
-from artifactfs.tree.commands import Commands
-from artifactfs.tree.inodes import (
+from artifactfs.vfs.filenames import joined, parted
+from artifactfs.vfs.inode_numbers import (
     SameByNumber,
     drop_ino,
     fixed_ino,
 )
-from artifactfs.tree.names import joined, parted
-from artifactfs.tree.node import (
+from artifactfs.vfs.node import (
     AttributeChange,
     Attributes,
     Directory,
-    Entry,
+    DirectoryEntry,
     File,
     Handle,
     Kind,
     Node,
     read_only,
 )
+from artifactfs.vfs.xattrs import Commands
 
 DROP = "drop"
 
@@ -54,10 +53,10 @@ _BLOCK_BYTES = 512
 _UNIT_BYTES = 1 << 20  # what the kernel hands over by one request at most
 
 
-class Drop:
+class DropContext:
     """All nodes of the outbox. `_lock` guards which are alive, and the open files of each."""
 
-    def __init__(self, outbox: rooms.Outbox, given: Commands) -> None:
+    def __init__(self, outbox: interfaces.OutboxView, given: Commands) -> None:
         self.outbox = outbox
         self.commands = given
         self._lock = threading.Lock()
@@ -65,10 +64,13 @@ class Drop:
         self.root = DropDirectory(self, fixed_ino(DROP), None, "")
 
     def node(
-        self, found: rooms.Entry | rooms.Folder, parent: DropDirectory, name: str
+        self,
+        found: interfaces.EntryStatus | interfaces.DirectoryView,
+        parent: DropDirectory,
+        name: str,
     ) -> DropFile | DropDirectory:
         """The one node of this entry, at the place where it was just found."""
-        is_file = rooms.is_file(found)
+        is_file = interfaces.is_file(found)
         ino = drop_ino(found.id, is_folder=not is_file)
         with self._lock:
             node = self._alive.get(ino)
@@ -85,7 +87,7 @@ class Drop:
         if node.found() is None:
             node.place = before
 
-    def opened(self, node: DropFile, file: rooms.OpenFile) -> DropHandle:
+    def opened(self, node: DropFile, file: interfaces.OutboxFileView) -> DropHandle:
         """An open file of `node`, which knows it from now on."""
         handle = DropHandle(self, node, file)
         with self._lock:
@@ -105,7 +107,9 @@ class DropNode(SameByNumber):
 
     ino: int
 
-    def __init__(self, drop: Drop, ino: int, parent: DropDirectory | None, name: str) -> None:
+    def __init__(
+        self, drop: DropContext, ino: int, parent: DropDirectory | None, name: str
+    ) -> None:
         self._drop = drop
         self.ino = ino
         self.place = (parent, name)
@@ -116,12 +120,12 @@ class DropNode(SameByNumber):
         parent, name = self.place
         return joined(parent.path, name) if parent is not None else ""
 
-    def found(self) -> rooms.Entry | rooms.Folder | None:
+    def found(self) -> interfaces.EntryStatus | interfaces.DirectoryView | None:
         """The entry itself, or None if this node is detached."""
         found = self._drop.outbox.find(self.path)
         if found is None or self.place[0] is None:
             return found
-        ino = drop_ino(found.id, is_folder=not rooms.is_file(found))
+        ino = drop_ino(found.id, is_folder=not interfaces.is_file(found))
         return found if ino == self.ino else None
 
     def path_for_change(self) -> str:
@@ -156,11 +160,11 @@ class DropDirectory(DropNode, Directory):
         found = self._drop.outbox.find(joined(self.path, name))
         return self._drop.node(found, self, name) if found is not None else None
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         if self.found() is None:
             return ()
         named = ((parted(one.path)[1], one) for one in self._drop.outbox.children(self.path))
-        return [Entry(name, self._drop.node(one, self, name)) for name, one in named]
+        return [DirectoryEntry(name, self._drop.node(one, self, name)) for name, one in named]
 
     @property
     def listing_version(self) -> int:
@@ -207,12 +211,12 @@ class DropDirectory(DropNode, Directory):
         self._drop.outbox.sync()
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        if name == commands.REFRESH:
+        if name == xattrs.REFRESH:
             self._drop.commands.refresh(value)
-        elif name == commands.RETRY:
+        elif name == xattrs.RETRY:
             self.retry(value)
         else:
-            raise commands.not_kept(name)
+            raise xattrs.not_kept(name)
 
     def _inside(self, name: str) -> str:
         """The path of `name` in here. Raises `OSError` ENOENT if this directory was removed."""
@@ -226,13 +230,15 @@ class DropFile(DropNode, File):
 
     __slots__ = ("handles",)
 
-    def __init__(self, drop: Drop, ino: int, parent: DropDirectory | None, name: str) -> None:
+    def __init__(
+        self, drop: DropContext, ino: int, parent: DropDirectory | None, name: str
+    ) -> None:
         super().__init__(drop, ino, parent, name)
         self.handles: tuple[DropHandle, ...] = ()
 
     def attributes(self) -> Attributes:
         found = self.found()
-        if found is not None and rooms.is_file(found):
+        if found is not None and interfaces.is_file(found):
             return self._shown(found, 1)
         handles = self.handles
         if not handles:
@@ -241,11 +247,11 @@ class DropFile(DropNode, File):
 
     def xattrs(self) -> Mapping[str, bytes]:
         found = self.found()
-        return xattrs.of_entry(found) if found is not None and rooms.is_file(found) else {}
+        return xattrs.of_entry(found) if found is not None and interfaces.is_file(found) else {}
 
     def set_xattr(self, name: str, value: bytes) -> None:
-        if name != commands.RETRY:
-            raise commands.not_kept(name)
+        if name != xattrs.RETRY:
+            raise xattrs.not_kept(name)
         self.retry(value)
 
     def change(self, change: AttributeChange) -> None:
@@ -264,7 +270,7 @@ class DropFile(DropNode, File):
     def open(self, flags: int) -> Handle:
         return self._drop.opened(self, self._drop.outbox.open(self.path_for_change(), flags))
 
-    def _shown(self, entry: rooms.Entry, nlink: int) -> Attributes:
+    def _shown(self, entry: interfaces.EntryStatus, nlink: int) -> Attributes:
         return Attributes(
             self.ino,
             Kind.FILE,
@@ -283,13 +289,13 @@ class DropHandle(Handle):
 
     __slots__ = ("_drop", "_file", "_node")
 
-    def __init__(self, drop: Drop, node: DropFile, file: rooms.OpenFile) -> None:
+    def __init__(self, drop: DropContext, node: DropFile, file: interfaces.OutboxFileView) -> None:
         self._drop = drop
         self._node = node
         self._file = file
 
     @property
-    def entry(self) -> rooms.Entry:
+    def entry(self) -> interfaces.EntryStatus:
         """The entry as it is now."""
         return self._file.entry
 

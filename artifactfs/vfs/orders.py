@@ -31,7 +31,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9-]{1,64}")
 _log = logging.getLogger(__name__)
 
 
-class Orders:
+class PendingOrders:
     """The orders of one mount, carried out by at most `WORKERS` threads.
 
     Thread-safe. `_lock` guards `_pending` and `_ended`.
