@@ -21,26 +21,26 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli.failures import run
-from artifactfs.cli.help import Context, Group
+from artifactfs.cli.errors import run
+from artifactfs.cli.help import HelpContext, HelpGroup
 
 MODULES = {
-    "mounting": ("mount",),
-    "unmounting": ("unmount",),
-    "accompanying": ("run",),
-    "attending": ("status", "flush", "refresh", "retry", "pin", "unpin"),
+    "mount": ("mount",),
+    "unmount": ("unmount",),
+    "run": ("run",),
+    "status": ("status", "flush", "refresh", "retry", "pin", "unpin"),
     "transfer": ("ls", "get", "put"),
     "jobs": ("watch", "logs", "result"),
-    "keeping": ("cache",),
-    "checking": ("config", "doctor"),
-    "serving": ("serve", "demo"),
-    "completing": ("completion",),
-    "manual": ("manual",),
+    "cache": ("cache",),
+    "config": ("config", "doctor"),
+    "serve": ("serve", "demo"),
+    "completion": ("completion",),
+    "man_page": ("manual",),
 }
 MODULE_OF = {command: module for module, some in MODULES.items() for command in some}
 
 
-class Commands(Group):
+class Commands(HelpGroup):
     """The commands, each loaded when it is asked for."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
@@ -53,7 +53,7 @@ class Commands(Group):
             return None
         module = importlib.import_module(f"{__name__}.{MODULE_OF[name]}")
         found: click.Command = getattr(module, name)
-        found.context_class = Context
+        found.context_class = HelpContext
         return found
 
 

@@ -16,7 +16,7 @@ import select
 import sys
 from collections.abc import Callable
 
-from artifactfs.cli.failures import FAILED, line_of
+from artifactfs.cli.errors import FAILED, line_of
 from artifactfs.errors import ArtifactfsError, MountError
 
 READY_S = 60.0

@@ -1,7 +1,7 @@
 """How help looks: as wide as the terminal, with whole sentences, shown by a group called alone.
 
 ``artifactfs`` without a word asks for help: it is shown on standard output with status 0, as
-docker(1), gh(1) and pip(1) do. `Group` does that for every group that has nothing else to do.
+docker(1), gh(1) and pip(1) do. `HelpGroup` does that for every group that has nothing else to do.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MIN_COLUMNS: Final = 20
 MAX_SENTENCE_CHARS: Final = 300
 
 
-class Formatter(click.HelpFormatter):
+class HelpFormatter(click.HelpFormatter):
     """click's formatter, for terminals that are narrower than 50 columns as well."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -31,16 +31,16 @@ class Formatter(click.HelpFormatter):
         super().write_dl(list(rows), min(col_max, self.width // 3), col_spacing)
 
 
-class Context(click.Context):
-    """Context that formats help by `Formatter`."""
+class HelpContext(click.Context):
+    """Context that formats help by `HelpFormatter`."""
 
-    formatter_class = Formatter
+    formatter_class = HelpFormatter
 
 
-class Group(click.Group):
+class HelpGroup(click.Group):
     """Group that shows its help when it is called alone."""
 
-    context_class = Context
+    context_class = HelpContext
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Show the help if there is nothing to parse, else parse."""
@@ -53,7 +53,7 @@ class Group(click.Group):
         """Return one of its commands, whose help is laid out like the group's."""
         command = super().get_command(ctx, cmd_name)
         if command is not None:
-            command.context_class = Context
+            command.context_class = HelpContext
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""Jobs without a mount: ``logs``, ``result``, ``watch``."""
+"""Jobs without a mount: ``log_setup``, ``result``, ``watch``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.text import Text
 
 from artifactfs import assembly
 from artifactfs.assembly import WatchedJob
-from artifactfs.cli import shown, words
-from artifactfs.cli.failures import (
+from artifactfs.cli import options, output
+from artifactfs.cli.errors import (
     FAILED,
     line_of,
     say,
@@ -34,7 +34,7 @@ _COLOURS = {"completed": "green", "failed": "red", "partial": "yellow", "cancell
 @click.command()
 @click.argument("job", metavar="JOB")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it prints until it ends.")
-@words.service_options()
+@options.service_options()
 def logs(job: str, follow: bool, **flags: Any) -> None:
     """Show what a job has printed, without a mount.
 
@@ -51,7 +51,7 @@ def logs(job: str, follow: bool, **flags: Any) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "replace"))
         sys.stdout.buffer.flush()
 
-    with interruptible() as cancelled, assembly.Client(words.config_of(**flags)) as client:
+    with interruptible() as cancelled, assembly.Client(options.config_of(**flags)) as client:
         if follow:
             client.follow_log(job, write, cancelled=cancelled)
         else:
@@ -62,7 +62,7 @@ def logs(job: str, follow: bool, **flags: Any) -> None:
 @click.argument("job", metavar="JOB")
 @click.option("--wait", is_flag=True, help="Wait for the job's end before.")
 @click.option("--raw", is_flag=True, help="Byte for byte, not set out for people.")
-@words.service_options()
+@options.service_options()
 def result(job: str, wait: bool, raw: bool, **flags: Any) -> None:
     """Show a job's result, the service's JSON unchanged.
 
@@ -73,11 +73,11 @@ def result(job: str, wait: bool, raw: bool, **flags: Any) -> None:
       artifactfs result job_1 | jq .summary
       artifactfs result --wait job_1 > result.json
     """
-    with interruptible() as cancelled, assembly.Client(words.config_of(**flags)) as client:
+    with interruptible() as cancelled, assembly.Client(options.config_of(**flags)) as client:
         found = client.result(job, raw=raw, wait=wait, cancelled=cancelled)
     if found is None:
         why = "" if wait else " yet (--wait waits for the job's end)"
-        raise click.ClickException(f"the job {shown.plain(job)} has no result{why}")
+        raise click.ClickException(f"the job {output.plain(job)} has no result{why}")
     sys.stdout.buffer.write(found)
     sys.stdout.buffer.flush()
 
@@ -86,7 +86,7 @@ def result(job: str, wait: bool, raw: bool, **flags: Any) -> None:
 @click.argument("jobs", nargs=-1, metavar="JOB…")
 @click.option("--project", metavar="P", help="All jobs of this project instead.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line for each change.")
-@words.service_options()
+@options.service_options()
 def watch(jobs: tuple[str, ...], project: str | None, as_json: bool, **flags: Any) -> None:
     """Watch jobs until all have ended: status, progress, quality, last line.
 
@@ -101,7 +101,7 @@ def watch(jobs: tuple[str, ...], project: str | None, as_json: bool, **flags: An
     """
     if bool(jobs) == (project is not None):
         raise click.UsageError("name some jobs, or a project by --project")
-    terminal = shown.console()
+    terminal = output.console()
     is_live = terminal.is_terminal and not as_json
     known: dict[str, WatchedJob] = {}
     showing = Live(console=terminal, refresh_per_second=8) if is_live else nullcontext()
@@ -117,7 +117,7 @@ def watch(jobs: tuple[str, ...], project: str | None, as_json: bool, **flags: An
             elif before is None or before.job.status != one.job.status:
                 click.echo(_line(one))
 
-        with assembly.Client(words.config_of(**flags)) as client:
+        with assembly.Client(options.config_of(**flags)) as client:
             ended = client.watch(jobs, project, tell, cancelled=cancelled)
     if any(one.job.status != "completed" for one in ended):
         raise click.exceptions.Exit(FAILED)
@@ -153,7 +153,7 @@ def _document(one: WatchedJob) -> dict[str, Any]:
 def _line(one: WatchedJob) -> str:
     quality = "" if one.quality is None else f", quality {_quality(one)}"
     error = "" if one.job.error is None else f": {one.job.error}"
-    return shown.for_output(f"{one.job.id} {one.job.status or '?'}{quality}{error}")
+    return output.for_output(f"{one.job.id} {one.job.status or '?'}{quality}{error}")
 
 
 def _quality(one: WatchedJob) -> str:
@@ -164,19 +164,19 @@ def _quality(one: WatchedJob) -> str:
 def _table(known: dict[str, WatchedJob]) -> RenderableType:
     """What goes on first, then what has ended, and not more than a screen."""
     rows = sorted(known.values(), key=lambda one: one.job.ended)
-    lines = shown.rows(
+    lines = output.rows(
         ("job", "status", "progress", "quality", "last line"),
         [
             (
                 one.job.id,
-                Text(shown.plain(one.job.status or "?"), _COLOURS.get(one.job.status or "?", "")),
-                Text() if one.progress is None else shown.bar(one.progress, BAR_WIDTH),
+                Text(output.plain(one.job.status or "?"), _COLOURS.get(one.job.status or "?", "")),
+                Text() if one.progress is None else output.bar(one.progress, BAR_WIDTH),
                 _quality(one),
                 one.last_line,
             )
             for one in rows[:MOST_LINES]
         ],
-        width=shown.columns(),
+        width=output.columns(),
     )
     ended = sum(one.job.ended for one in rows)
     left = f", {len(rows) - MOST_LINES:,} not shown" if len(rows) > MOST_LINES else ""

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import click
 
-from artifactfs.cli import words
-from artifactfs.cli.failures import run
-from artifactfs.cli.help import Context
-from artifactfs.cli.mounting import mount_at
+from artifactfs.cli import options
+from artifactfs.cli.errors import run
+from artifactfs.cli.help import HelpContext
+from artifactfs.cli.mount import mount_at
 
 
 @click.command()
@@ -26,7 +26,7 @@ from artifactfs.cli.mounting import mount_at
 @click.argument("mountpoint", type=click.Path(path_type=Path, readable=False))
 @click.option(
     "-o",
-    "options",
+    "settings",
     multiple=True,
     metavar="OPTIONS",
     help="Settings by their keys, and options of mount(8).",
@@ -38,7 +38,7 @@ from artifactfs.cli.mounting import mount_at
 def helper(
     source: str,
     mountpoint: Path,
-    options: tuple[str, ...],
+    settings: tuple[str, ...],
     sloppy: bool,
     fake: bool,
     ignored: bool,
@@ -54,18 +54,18 @@ def helper(
     """
     _ = ignored, kind
     url = None if source in ("none", "artifactfs") else source
-    config = words.config_of(_without_default(options), sloppy=sloppy, url=url)
+    config = options.config_of(_without_default(settings), sloppy=sloppy, url=url)
     if not fake:
         mount_at(config, Path(os.path.abspath(mountpoint)), foreground=False)  # noqa: PTH100
 
 
-def _without_default(options: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `options` without the ``rw`` that mount(8) puts first where there is no ``ro``."""
-    words_given = ",".join(options).split(",")
+def _without_default(settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `settings` without the ``rw`` that mount(8) puts first where there is no ``ro``."""
+    words_given = ",".join(settings).split(",")
     return (",".join(words_given[1:] if words_given[0] == "rw" else words_given),)
 
 
 def main() -> None:
     """Run the words of mount(8); ends the process."""
-    helper.context_class = Context
+    helper.context_class = HelpContext
     sys.exit(run(helper, sys.argv[1:], "mount.artifactfs"))

@@ -15,17 +15,19 @@ import click
 
 from artifactfs import assembly
 from artifactfs.cli import (
-    completing,
-    shown,
-    words,
+    completion,
+    options,
 )
-from artifactfs.cli.failures import (
+from artifactfs.cli import (
+    output as output_module,
+)
+from artifactfs.cli.errors import (
     FAILED,
     line_about,
     say,
 )
-from artifactfs.cli.progress import Bar
-from artifactfs.cli.target import Target
+from artifactfs.cli.get_target import GetTarget
+from artifactfs.cli.output import ProgressLine
 from artifactfs.errors import ArtifactfsError
 from artifactfs.model import Artifact
 
@@ -49,10 +51,10 @@ def described(name: str, artifact: Artifact) -> dict[str, Any]:
 
 
 @click.command()
-@click.argument("names", nargs=-1, shell_complete=completing.artifact_names)
+@click.argument("names", nargs=-1, shell_complete=completion.artifact_names)
 @click.option("-l", "long", is_flag=True, help="Size, date, first digits of the hash, and id too.")
-@words.json_option()
-@words.service_options()
+@options.json_option()
+@options.service_options()
 def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
     """List artifacts, without a mount.
 
@@ -64,19 +66,19 @@ def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
       artifactfs ls -l results/a.csv
       artifactfs ls --json | jq -r '.[].name'
     """
-    with assembly.Client(words.config_of(**flags)) as client:
+    with assembly.Client(options.config_of(**flags)) as client:
         if names:
             found = [(name, client.find(name)) for name in names]
         else:
             found = sorted(client.names().items())
     if as_json:
-        shown.as_json([described(name, artifact) for name, artifact in found])
+        output_module.as_json([described(name, artifact) for name, artifact in found])
     elif long:
-        shown.table(
+        output_module.table(
             ("size", "created", "sha256", "id", "name"),
             (
                 (
-                    shown.size(artifact.size_bytes),
+                    output_module.size(artifact.size_bytes),
                     artifact.created_at.strftime("%Y-%m-%d %H:%M"),
                     (artifact.sha256 or "?")[:12],
                     artifact.id,
@@ -87,7 +89,7 @@ def ls(names: tuple[str, ...], long: bool, as_json: bool, **flags: Any) -> None:
             right=(0,),
         )
     else:
-        click.echo("".join(f"{shown.for_output(name)}\n" for name, _ in found), nl=False)
+        click.echo("".join(f"{output_module.for_output(name)}\n" for name, _ in found), nl=False)
 
 
 @contextlib.contextmanager
@@ -124,12 +126,12 @@ def interruptible() -> Iterator[threading.Event]:
     nargs=-1,
     required=True,
     metavar="NAME|ID|SHA256…",
-    shell_complete=completing.artifact_names,
+    shell_complete=completion.artifact_names,
 )
 @click.option("-o", "output", metavar="PATH", help="A file, a directory, or - for standard output.")
 @click.option("-f", "--force", is_flag=True, help="Write over a file that exists.")
-@words.service_options()
-@words.cache_options()
+@options.service_options()
+@options.cache_options()
 def get(what: tuple[str, ...], output: str | None, force: bool, **flags: Any) -> None:
     """Download artifacts, without a mount.
 
@@ -149,10 +151,10 @@ def get(what: tuple[str, ...], output: str | None, force: bool, **flags: Any) ->
             raise click.UsageError("several files need a directory: -o DIR")
         if output.endswith("/") and not is_directory:
             raise click.UsageError(f"-o {output} is not a directory")
-    with interruptible() as cancelled, assembly.Client(words.config_of(**flags)) as client:
+    with interruptible() as cancelled, assembly.Client(options.config_of(**flags)) as client:
         for one in what:
             artifact = client.find(one)
-            with Bar(Path(one).name) as bar, contextlib.ExitStack() as closing:
+            with ProgressLine(Path(one).name) as bar, contextlib.ExitStack() as closing:
                 file: BinaryIO = sys.stdout.buffer
                 if output != "-":
                     target = _target(one, artifact, output, force=force)
@@ -163,16 +165,16 @@ def get(what: tuple[str, ...], output: str | None, force: bool, **flags: Any) ->
                 file.flush()
 
 
-def _target(asked: str, artifact: Artifact, output: str | None, *, force: bool) -> Target:
+def _target(asked: str, artifact: Artifact, output: str | None, *, force: bool) -> GetTarget:
     if output is not None and not Path(output).is_dir():
-        return Target.of(Path(output), force=force)
+        return GetTarget.of(Path(output), force=force)
     # Only the last part: a name from elsewhere must not say which directory is written.
     is_typed = not _is_id_or_hash(asked, artifact)
     last = asked if is_typed else artifact.filename
     name = Path(last.replace("\0", "").replace("\\", "/")).name.strip()
     if name in ("", ".", ".."):
         name = artifact.id.replace("/", "_")
-    return Target.of(Path(output or ".") / name, force=force, follow=is_typed)
+    return GetTarget.of(Path(output or ".") / name, force=force, follow=is_typed)
 
 
 def _is_id_or_hash(asked: str, artifact: Artifact) -> bool:
@@ -189,7 +191,7 @@ def _is_id_or_hash(asked: str, artifact: Artifact) -> bool:
 @click.option("-r", "--recursive", is_flag=True, help="Directories too, as dir/file.")
 @click.option("--service", "url", metavar="URL", help="The service's base URL.")
 @click.option("--token-file", metavar="FILE", help="A file that holds the token.")
-@words.json_option()
+@options.json_option()
 def put(
     files: tuple[Path, ...],
     name: str | None,
@@ -210,7 +212,7 @@ def put(
     if external is not None:
         if files or name is None:
             raise click.UsageError("--url goes with --name and without files")
-        with assembly.Client(words.config_of(**flags)) as client:
+        with assembly.Client(options.config_of(**flags)) as client:
             _uploaded(
                 [(name, client.put_external(external, name, sha256=None, size_bytes=None))], as_json
             )
@@ -221,12 +223,12 @@ def put(
         raise click.UsageError("--name goes with one file")
     done: list[tuple[str, Artifact]] = []
     failed = False
-    with interruptible() as cancelled, assembly.Client(words.config_of(**flags)) as client:
+    with interruptible() as cancelled, assembly.Client(options.config_of(**flags)) as client:
         for path, target in _sources(files, name, recursive=recursive):
             if cancelled.is_set():
                 break
             try:
-                with Bar(path.name) as bar:
+                with ProgressLine(path.name) as bar:
                     artifact = client.put(path, target, progress=bar.update, cancelled=cancelled)
             except (ArtifactfsError, OSError) as error:
                 failed = True
@@ -256,7 +258,7 @@ def _sources(
 
 def _uploaded(done: list[tuple[str, Artifact]], as_json: bool) -> None:
     if as_json:
-        shown.as_json([described(name, artifact) for name, artifact in done])
+        output_module.as_json([described(name, artifact) for name, artifact in done])
         return
     for name, artifact in done:
-        click.echo(f"{artifact.id}  {shown.for_output(name)}")
+        click.echo(f"{artifact.id}  {output_module.for_output(name)}")

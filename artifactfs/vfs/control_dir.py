@@ -36,7 +36,11 @@ from artifactfs.vfs import metrics_text
 from artifactfs.vfs.artifact_file import nanoseconds
 from artifactfs.vfs.filenames import joined
 from artifactfs.vfs.inode_numbers import SameByNumber, fixed_ino
-from artifactfs.vfs.interfaces import CacheView, EntryStatus, OutboxView
+from artifactfs.vfs.interfaces import (
+    CacheView,
+    EntryStatus,
+    OutboxView,
+)
 from artifactfs.vfs.node import (
     Attributes,
     Directory,

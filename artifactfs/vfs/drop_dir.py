@@ -24,10 +24,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from weakref import WeakValueDictionary
 
-from artifactfs.vfs import (
-    interfaces,
-    xattrs,
-)
+from artifactfs.vfs import interfaces, xattrs
 from artifactfs.vfs.filenames import joined, parted
 from artifactfs.vfs.inode_numbers import (
     SameByNumber,

@@ -40,7 +40,11 @@ from artifactfs.model import (
     Job,
     Task,
 )
-from artifactfs.vfs.interfaces import CacheView, EntryStatus, UsageView
+from artifactfs.vfs.interfaces import (
+    CacheView,
+    EntryStatus,
+    UsageView,
+)
 from artifactfs.vfs.node import read_only
 from artifactfs.vfs.orders import PendingOrders, word_of
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.failures import run
+from artifactfs.cli.errors import run
 from artifactfs.controller.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
@@ -340,6 +340,6 @@ def test_a_full_disk_is_named_with_the_target(get: Get, monkeypatch: pytest.Monk
     def full(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("artifactfs.cli.target.os.fsync", full)
+    monkeypatch.setattr("artifactfs.cli.get_target.os.fsync", full)
     assert get("-o", "x", "a.bin", status=1) == "artifactfs: x: No space left on device\n"
     assert not Path("x").exists()

@@ -9,10 +9,10 @@ import click
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.failures import run
-from artifactfs.cli.help import Group
+from artifactfs.cli.errors import run
+from artifactfs.cli.help import HelpGroup
 
-from .test_words import commands
+from .test_options import commands
 
 PATHS = ["", *(name for name, _ in commands(cli))]
 
@@ -53,7 +53,7 @@ def test_a_group_that_is_called_alone_shows_its_help(
 
 
 def test_a_group_of_any_depth_shows_its_help(capfd: pytest.CaptureFixture[str]) -> None:
-    outer, inner = Group("outer"), Group("inner", help="What is inside.")
+    outer, inner = HelpGroup("outer"), HelpGroup("inner", help="What is inside.")
     outer.add_command(inner)
     assert run(outer, ["inner"], "outer") == 0
     lines = capfd.readouterr().out.splitlines()
@@ -62,7 +62,7 @@ def test_a_group_of_any_depth_shows_its_help(capfd: pytest.CaptureFixture[str]) 
 
 
 def test_every_group_is_one_of_ours() -> None:
-    assert [name for name, one in groups() if not isinstance(one, Group)] == []
+    assert [name for name, one in groups() if not isinstance(one, HelpGroup)] == []
 
 
 def test_the_mount_helper_has_help_too() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.failures import run
+from artifactfs.cli.errors import run
 from artifactfs.controller.program import ProgramJob
 from artifactfs.controller.testing import LocalController
 from artifactfs.jobs import watch

@@ -14,7 +14,7 @@ import pytest
 from artifactfs.cli import cli
 from artifactfs.config import SETTINGS
 
-from .test_words import commands, run
+from .test_options import commands, run
 
 # Each shell gets the words of a line, and prints what it offers for the last.
 ASK = {

@@ -17,7 +17,7 @@ import pytest
 from rich.cells import cell_len
 from rich.text import Text
 
-from artifactfs.cli import shown
+from artifactfs.cli import output
 from artifactfs.config import SETTINGS, load
 from artifactfs.controller.testing import LocalController
 
@@ -112,9 +112,9 @@ def test_a_long_listing_shortens_names_alone(environment: dict[str, str], column
     assert len(lines) == len(rows)
     for row, line in zip(rows, lines, strict=True):
         size, unit, _, _, digits, number, name = line.split(maxsplit=6)
-        assert (f"{size} {unit}", digits) == (shown.size(row["size"]), row["sha256"][:12])
+        assert (f"{size} {unit}", digits) == (output.size(row["size"]), row["sha256"][:12])
         assert number == row["id"]
-        whole = shown.plain(row["name"])
+        whole = output.plain(row["name"])
         if name != whole:
             assert name.endswith("…")
             assert whole.startswith(name[:-1])
@@ -126,7 +126,7 @@ def test_a_long_listing_shortens_names_alone(environment: dict[str, str], column
 
 
 def before_fits(line: str, name: str, columns: int) -> bool:
-    return cell_len(line) - cell_len(name) + shown.MIN_LAST_CELLS <= columns
+    return cell_len(line) - cell_len(name) + output.MIN_LAST_CELLS <= columns
 
 
 @pytest.mark.parametrize("columns", WIDTHS)
@@ -149,7 +149,7 @@ def test_the_cache_shows_whole_sizes_and_keys(environment: dict[str, str], colum
     heading, *lines = on_a_terminal(environment, columns, "cache")
     assert heading.split() == ["size", "cached", "verified", "pinned", "used", "name"]
     for one, line in zip(contents, lines, strict=False):
-        assert line.split()[:3] == [*shown.size(one["size_bytes"]).split(), "100%"]
+        assert line.split()[:3] == [*output.size(one["size_bytes"]).split(), "100%"]
     away = environment | {"ARTIFACTFS_URL": "http://127.0.0.1:9", "ARTIFACTFS_HTTP_RETRY_FOR": "0"}
     text = "\n".join(on_a_terminal(away, columns, "cache"))
     if one := next((one for one in contents if one["key"] in text), None):
@@ -200,17 +200,17 @@ def test_rows_are_laid_out_in_cells(width: int | None, monkeypatch: pytest.Monke
     cells = [
         ("日本語", "1.0 MB", "a\x1b[31m\nb"),
         ("e\u0301", "20.0 MB", "名" * 100),
-        ("x" * 60, "3 B", shown.Whole("k" * 150)),
+        ("x" * 60, "3 B", output.Whole("k" * 150)),
         ("plain", "4 B", ""),
     ]
-    laid_out = shown.rows(("n", "size", "last"), cells, right=(1,), width=width)
+    laid_out = output.rows(("n", "size", "last"), cells, right=(1,), width=width)
     lines = [line.plain for line in laid_out]
     assert len(lines) == 5
     for (name, size, last), line in zip(cells, lines[1:], strict=True):
         assert name in line
         assert size in line
-        if width is None or isinstance(last, shown.Whole):
-            assert line.endswith(shown.for_output(last))
+        if width is None or isinstance(last, output.Whole):
+            assert line.endswith(output.for_output(last))
     assert r"a\x1b[31m\nb" in lines[1]
     if width is not None:
         assert lines[2].endswith("…")
@@ -220,5 +220,5 @@ def test_rows_are_laid_out_in_cells(width: int | None, monkeypatch: pytest.Monke
 
 
 def test_text_of_ours_is_taken_as_it_is() -> None:
-    (line,) = shown.rows((), [(Text("a", "red"), shown.bar(0.5, 10), "z")], width=80)
+    (line,) = output.rows((), [(Text("a", "red"), output.bar(0.5, 10), "z")], width=80)
     assert line.plain == "a  " + "━" * 10 + "  z"

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import click
 
 from artifactfs import assembly
-from artifactfs.cli.failures import (
+from artifactfs.cli.errors import (
     NOT_ALL_UPLOADED,
     line_of,
     say,
 )
-from artifactfs.cli.logs import log_to_terminal
+from artifactfs.cli.log_setup import log_to_terminal
 from artifactfs.config import load
 
 if TYPE_CHECKING:

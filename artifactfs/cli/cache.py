@@ -8,18 +8,18 @@ from typing import Any
 import click
 
 from artifactfs import assembly
-from artifactfs.cli import shown, words
-from artifactfs.cli.failures import (
+from artifactfs.cli import options, output
+from artifactfs.cli.errors import (
     FAILED,
     line_of,
     say,
 )
-from artifactfs.cli.help import Group
-from artifactfs.cli.progress import Bar
+from artifactfs.cli.help import HelpGroup
+from artifactfs.cli.output import ProgressLine
 
 
-@click.group(cls=Group, invoke_without_command=True)
-@words.json_option()
+@click.group(cls=HelpGroup, invoke_without_command=True)
+@options.json_option()
 @click.pass_context
 def cache(context: click.Context, as_json: bool) -> None:
     """Show, clear or check the bytes on the local disk.
@@ -35,9 +35,9 @@ def cache(context: click.Context, as_json: bool) -> None:
 
 
 @cache.command()
-@words.service_options()
-@words.cache_options()
-@words.json_option()
+@options.service_options()
+@options.cache_options()
+@options.json_option()
 def stats(as_json: bool = False, **flags: Any) -> None:
     """Show every content that is cached, and how much there is in all.
 
@@ -49,12 +49,12 @@ def stats(as_json: bool = False, **flags: Any) -> None:
       artifactfs cache stats
       artifactfs cache stats --json | jq '.contents[] | select(.pinned)'
     """
-    config = words.config_of(**flags)
+    config = options.config_of(**flags)
     with assembly.Client(config) as client:
         contents, names, nameless = client.cached()
     used_bytes = sum(one.disk_bytes for one in contents)
     if as_json:
-        shown.as_json(
+        output.as_json(
             {
                 "directory": str(config.cache.directory),
                 "used_bytes": used_bytes,
@@ -67,14 +67,14 @@ def stats(as_json: bool = False, **flags: Any) -> None:
         say(f"names are not known: {line_of(nameless)}")
     if contents:
         now = datetime.now(UTC)
-        shown.table(
+        output.table(
             ("size", "cached", "verified", "pinned", "used", "name"),
             ((*_cells(one, now), _name(one, names.get(one.key, []))) for one in contents),
             right=(0, 1),
         )
     click.echo(
-        f"{config.cache.directory}: {shown.count(len(contents), 'content')}, "
-        f"{shown.size(used_bytes)} of {shown.size(config.cache.size_bytes)}"
+        f"{config.cache.directory}: {output.count(len(contents), 'content')}, "
+        f"{output.size(used_bytes)} of {output.size(config.cache.size_bytes)}"
     )
 
 
@@ -93,24 +93,24 @@ def _described(one: assembly.CachedContent, names: list[str]) -> dict[str, Any]:
 
 def _cells(one: assembly.CachedContent, now: datetime) -> tuple[str, ...]:
     return (
-        shown.size(one.size_bytes),
-        shown.part(one.cached_bytes, one.size_bytes),
+        output.size(one.size_bytes),
+        output.part(one.cached_bytes, one.size_bytes),
         "yes" if one.verified else "",
         "yes" if one.pinned else "",
-        f"{shown.age(max(0.0, (now - one.used_at).total_seconds()))} ago",
+        f"{output.age(max(0.0, (now - one.used_at).total_seconds()))} ago",
     )
 
 
 def _name(one: assembly.CachedContent, names: list[str]) -> str:
     if not names:
-        return shown.Whole(one.key.removeprefix("id:"))
+        return output.Whole(one.key.removeprefix("id:"))
     more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
     return f"{names[0]}{more}"
 
 
 @cache.command()
-@words.cache_options()
-@words.json_option()
+@options.cache_options()
+@options.json_option()
 def clear(as_json: bool, **flags: Any) -> None:
     """Remove everything that is not pinned or open in a mount.
 
@@ -118,17 +118,17 @@ def clear(as_json: bool, **flags: Any) -> None:
     Examples:
       artifactfs cache clear
     """
-    with assembly.Client(words.config_of(**flags)) as client:
+    with assembly.Client(options.config_of(**flags)) as client:
         freed_bytes = client.cache_clear()
     if as_json:
-        shown.as_json({"freed_bytes": freed_bytes})
+        output.as_json({"freed_bytes": freed_bytes})
     else:
-        click.echo(f"{shown.size(freed_bytes)} are free again")
+        click.echo(f"{output.size(freed_bytes)} are free again")
 
 
 @cache.command()
-@words.cache_options()
-@words.json_option()
+@options.cache_options()
+@options.json_option()
 def verify(as_json: bool, **flags: Any) -> None:
     """Check every cached byte; what is wrong is dropped and fetched again when it is read.
 
@@ -138,14 +138,14 @@ def verify(as_json: bool, **flags: Any) -> None:
     Examples:
       artifactfs cache verify
     """
-    with assembly.Client(words.config_of(**flags)) as client, Bar("checking") as bar:
+    with assembly.Client(options.config_of(**flags)) as client, ProgressLine("checking") as bar:
         report = client.cache_verify(bar.update)
     if as_json:
-        shown.as_json(report)
+        output.as_json(report)
     else:
         click.echo(
-            f"{shown.count(report['contents'], 'content')}, "
-            f"{shown.count(report['grains'], 'grain')} checked, "
+            f"{output.count(report['contents'], 'content')}, "
+            f"{output.count(report['grains'], 'grain')} checked, "
             f"{report['dropped_grains']} dropped"
         )
     if report["dropped_grains"]:

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from artifactfs import assembly, system
-from artifactfs.cli import completing
-from artifactfs.cli.attending import (
+from artifactfs.cli import completion
+from artifactfs.cli.errors import NOT_ALL_UPLOADED, say
+from artifactfs.cli.mount_client import RunningMount
+from artifactfs.cli.status import (
     say_what_is_left,
     say_where_it_stays,
     wait_for_uploads,
 )
-from artifactfs.cli.failures import NOT_ALL_UPLOADED, say
-from artifactfs.cli.running import Running
 from artifactfs.config import load
 from artifactfs.errors import ArtifactfsError, MountError
 
@@ -30,7 +30,7 @@ MOST_NAMED = 3
 @click.argument(
     "mountpoint",
     type=click.Path(path_type=Path, readable=False),
-    shell_complete=completing.mountpoints,
+    shell_complete=completion.mountpoints,
 )
 @click.option("--timeout", type=float, metavar="S", help="How long to wait for uploads.")
 @click.option("--force", is_flag=True, help="Do not wait for anything; also for a stuck mount.")
@@ -61,7 +61,7 @@ def unmount(mountpoint: Path, timeout: float | None, force: bool) -> None:
         return
     if assembly.clean_stale(location):
         return
-    running = Running(mounted.mountpoint)
+    running = RunningMount(mounted.mountpoint)
     status = running.status()
     pid = int(status["pid"])
     left = wait_for_uploads(running, load().unmount.timeout_s if timeout is None else timeout)

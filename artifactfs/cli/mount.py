@@ -11,16 +11,16 @@ from typing import Any
 import click
 
 from artifactfs import assembly
-from artifactfs.cli import words
-from artifactfs.cli.completing import one_of
+from artifactfs.cli import options
+from artifactfs.cli.completion import one_of
 from artifactfs.cli.daemon import run_detached
-from artifactfs.cli.failures import say
-from artifactfs.cli.logs import (
+from artifactfs.cli.errors import say
+from artifactfs.cli.log_setup import (
     log_path,
     log_to_file,
     log_to_terminal,
 )
-from artifactfs.cli.running import Running
+from artifactfs.cli.mount_client import RunningMount
 from artifactfs.config import Config
 from artifactfs.errors import MountError
 
@@ -29,8 +29,8 @@ DEFAULT_MOUNTPOINT = Path("artifacts")
 
 @click.command()
 @click.argument("mountpoint", required=False, type=click.Path(path_type=Path, readable=False))
-@words.service_options()
-@words.cache_options()
+@options.service_options()
+@options.cache_options()
 @click.option(
     "--fuse",
     metavar="BINDING",
@@ -52,9 +52,9 @@ DEFAULT_MOUNTPOINT = Path("artifacts")
     "--log-format", metavar="FORMAT", help="text or json.", shell_complete=one_of("text", "json")
 )
 @click.option("--metrics-listen", metavar="HOST:PORT", help="Serve metrics.prom over HTTP there.")
-@words.set_option()
+@options.set_option()
 def mount(
-    mountpoint: Path | None, foreground: bool, options: tuple[str, ...], **flags: Any
+    mountpoint: Path | None, foreground: bool, settings: tuple[str, ...], **flags: Any
 ) -> None:
     """Mount the service's artifacts, and return when the mount answers.
 
@@ -70,7 +70,7 @@ def mount(
       artifactfs mount --read-only -o noexec ~/artifacts
       artifactfs mount --foreground --metrics-listen :9464 ~/artifacts
     """
-    config = words.config_of(options, **flags)
+    config = options.config_of(settings, **flags)
     location = Path(os.path.abspath(mountpoint or DEFAULT_MOUNTPOINT))  # noqa: PTH100
     with _made(location):
         mount_at(config, location, foreground=foreground)
@@ -127,6 +127,6 @@ def mount_at(config: Config, mountpoint: Path, *, foreground: bool) -> None:
     run_detached(serve)
     trouble = None
     with contextlib.suppress(MountError):  # it may have been unmounted again
-        trouble = Running.at(mountpoint).status()["uploads"].get("error")
+        trouble = RunningMount.at(mountpoint).status()["uploads"].get("error")
     if trouble:
         say(f"mounted, but {trouble}")

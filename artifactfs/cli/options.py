@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from artifactfs import config as settings
-from artifactfs.cli import completing
+from artifactfs.cli import completion
 from artifactfs.cli.mount_options import parse_options
 from artifactfs.config import Config
 
@@ -62,10 +62,10 @@ def set_option() -> Callable[[F], F]:
     """Any setting."""
     return click.option(
         "-o",
-        "options",
+        "settings",
         multiple=True,
         metavar="OPTION[,…]",
-        shell_complete=completing.settings,
+        shell_complete=completion.settings,
         help="Any setting, KEY=VALUE (see artifactfs config), or ro, rw, noexec, exec and other "
         "options of mount(8); may be repeated, the last one counts.",
     )
@@ -91,5 +91,5 @@ def mountpoint_argument(*, required: bool = False) -> Callable[[F], F]:
         required=required,
         type=click.Path(path_type=Path, readable=False),
         metavar="[MOUNTPOINT]",
-        shell_complete=completing.mountpoints,
+        shell_complete=completion.mountpoints,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.cli import logs
+from artifactfs.cli import log_setup
 from artifactfs.config import Config, load
 from artifactfs.systemd import SystemdNotifier
 
@@ -42,7 +42,7 @@ def log_three() -> None:
 
 
 def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.log_to_terminal(configured(format="json", level="debug"))
+    log_setup.log_to_terminal(configured(format="json", level="debug"))
     log_three()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(one["level"], one["room"], one["message"]) for one in lines] == [
@@ -61,7 +61,7 @@ def test_each_line_for_the_journal_has_its_level_and_no_time(
         monkeypatch.setattr(sys, "stderr", stream)
         found = os.fstat(stream.fileno())
         journal = SystemdNotifier(journal=f"{found.st_dev}:{found.st_ino}")
-        logs.log_to_terminal(
+        log_setup.log_to_terminal(
             dataclasses.replace(configured(format=form, level="debug"), supervisor=journal)
         )
         log_three()
@@ -77,7 +77,7 @@ def test_each_line_for_the_journal_has_its_level_and_no_time(
 
 def test_a_line_goes_where_standard_error_is_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """A progress bar takes its place while it is drawn, and prints lines above itself."""
-    logs.log_to_terminal(configured())
+    log_setup.log_to_terminal(configured())
     drawn = io.StringIO()
     monkeypatch.setattr(sys, "stderr", drawn)
     logging.getLogger("artifactfs").warning("while it is drawn")

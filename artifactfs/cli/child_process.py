@@ -36,7 +36,7 @@ def end_with_parent(parent: int) -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-class Signals:
+class ForwardedSignals:
     """Signals that are waited for as long as the ``with`` block runs, and not handled.
 
     Those that are passed on, and SIGCHLD. What was ignored before stays so.
@@ -79,7 +79,10 @@ class Signals:
 
 
 def accompany(
-    command: Sequence[str], signals: Signals, server: int, on_server_end: Callable[[int], None]
+    command: Sequence[str],
+    signals: ForwardedSignals,
+    server: int,
+    on_server_end: Callable[[int], None],
 ) -> int:
     """Run `command` to its end; its exit status, negative for the signal that ended it.
 

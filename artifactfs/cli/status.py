@@ -1,12 +1,22 @@
-"""What one says to a mount that runs: status, flush, refresh, retry, pin, unpin."""
+"""How fast a mount moves bytes, from what it says of itself time and again.
+
+A mount counts; it keeps no clock. ``status --watch`` looks at it every second and hands what it saw
+to `TransferRates`, which remembers the last `WINDOW_S`: a rate is what was added between the oldest
+and the newest look, so that it neither jumps nor lags behind for long. What was uploaded is counted
+per file of ``drop/``, by its progress; a file that leaves, or begins anew, takes nothing back.
+
+What one says to a mount that runs: status, flush, refresh, retry, pin, unpin.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,16 +26,86 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from artifactfs.cli import shown, words
-from artifactfs.cli.failures import (
+from artifactfs.cli import options, output
+from artifactfs.cli.errors import (
     FAILED,
     NOT_ALL_UPLOADED,
     say,
 )
-from artifactfs.cli.progress import Bar
-from artifactfs.cli.rates import Rates
-from artifactfs.cli.running import Running
+from artifactfs.cli.mount_client import RunningMount
+from artifactfs.cli.output import ProgressLine
 from artifactfs.errors import MountError
+
+WINDOW_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class RateSample:
+    """What a mount said at one moment; `sent_bytes` counts from the first look on."""
+
+    at_s: float
+    fetched_bytes: int
+    sent_bytes: float
+    hits: int
+    misses: int
+
+
+class TransferRates:
+    """For one thread. `look` first, then ask; with one look every rate is None."""
+
+    def __init__(self) -> None:
+        self._looks: deque[RateSample] = deque()
+        self._files: dict[str, float] = {}
+
+    def look(self, at_s: float, cache: dict[str, Any], uploads: Sequence[dict[str, Any]]) -> None:
+        """Take down what ``status.json`` says of the cache, and ``uploads.json``."""
+        files = {one["name"]: one["size"] * one["progress"] for one in uploads}
+        sent_bytes = 0.0
+        if self._looks:
+            news = (size - self._files.get(name, 0.0) for name, size in files.items())
+            sent_bytes = self._looks[-1].sent_bytes + sum(max(0.0, one) for one in news)
+        self._files = files
+        if self._looks and cache["fetched_bytes"] < self._looks[-1].fetched_bytes:
+            self._looks.clear()  # it is another mount now
+        self._looks.append(
+            RateSample(at_s, cache["fetched_bytes"], sent_bytes, cache["hits"], cache["misses"])
+        )
+        while len(self._looks) > 2 and self._looks[1].at_s <= at_s - WINDOW_S:
+            self._looks.popleft()
+
+    @property
+    def fetched_bytes_s(self) -> float | None:
+        """Bytes a second from the service."""
+        return self._rate(lambda look: look.fetched_bytes)
+
+    @property
+    def sent_bytes_s(self) -> float | None:
+        """Bytes a second to the service."""
+        return self._rate(lambda look: look.sent_bytes)
+
+    @property
+    def hit_part(self) -> float | None:
+        """Which part of the reads of the last seconds needed nothing from the service, 0 to 1.
+
+        None if there were none.
+        """
+        first, last = self._looks[0], self._looks[-1]
+        hits, misses = last.hits - first.hits, last.misses - first.misses
+        return hits / (hits + misses) if hits + misses else None
+
+    def _rate(self, of: Callable[[RateSample], float]) -> float | None:
+        first, last = self._looks[0], self._looks[-1]
+        elapsed_s = last.at_s - first.at_s
+        return (of(last) - of(first)) / elapsed_s if elapsed_s > 0 else None
+
+    def document(self) -> dict[str, float | None]:
+        """As JSON has it."""
+        return {
+            "fetched_bytes_s": self.fetched_bytes_s,
+            "sent_bytes_s": self.sent_bytes_s,
+            "hit_part": self.hit_part,
+        }
+
 
 POLL_S = 0.05
 WATCH_S = 1.0
@@ -36,8 +116,8 @@ _ORDER = {"uploading": 0, "failed": 1, "interrupted": 2, "hashing": 3, "writing"
 
 
 @click.command()
-@words.mountpoint_argument()
-@words.json_option()
+@options.mountpoint_argument()
+@options.json_option()
 @click.option("--watch", is_flag=True, help="Go on showing it, and what is moving.")
 @click.option("--check", is_flag=True, help="Say nothing; 0 if the mount answers, 1 if not.")
 def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> None:
@@ -51,7 +131,7 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> 
       artifactfs status --json | jq .uploads
       artifactfs status --check ~/artifacts && echo it answers
     """
-    running = Running.at(mountpoint)
+    running = RunningMount.at(mountpoint)
     if check:
         if running.status()["listing"]["fetched_at"] is None:
             raise click.exceptions.Exit(FAILED)
@@ -60,15 +140,15 @@ def status(mountpoint: Path | None, as_json: bool, watch: bool, check: bool) -> 
         _watch(running, as_json=as_json)
         return
     if as_json:
-        shown.as_json(running.status() | {"files": running.uploads()})
+        output.as_json(running.status() | {"files": running.uploads()})
         return
-    shown.console().print(_overview(running.status(), running.uploads()), soft_wrap=True)
+    output.console().print(_overview(running.status(), running.uploads()), soft_wrap=True)
 
 
-def _watch(running: Running, *, as_json: bool) -> None:
+def _watch(running: RunningMount, *, as_json: bool) -> None:
     """Show it until interrupted: a picture that is renewed on a terminal, else a line each time."""
-    terminal = shown.console()
-    rates = Rates()
+    terminal = output.console()
+    rates = TransferRates()
     is_live = terminal.is_terminal and not as_json
     with Live(console=terminal, auto_refresh=False) if is_live else nullcontext() as live:
         while True:
@@ -83,56 +163,56 @@ def _watch(running: Running, *, as_json: bool) -> None:
             time.sleep(WATCH_S)
 
 
-def _line(now: dict[str, Any], rates: Rates) -> str:
+def _line(now: dict[str, Any], rates: TransferRates) -> str:
     uploads = now["uploads"]
     return (
         f"{datetime.now().astimezone():%H:%M:%S}  {_transfers(rates)}  "
-        f"cached {shown.size(now['cache']['cached_bytes'])}  "
-        f"pending {shown.count(uploads['pending_files'], 'file')}, "
-        f"{shown.size(uploads['pending_bytes'])}"
+        f"cached {output.size(now['cache']['cached_bytes'])}  "
+        f"pending {output.count(uploads['pending_files'], 'file')}, "
+        f"{output.size(uploads['pending_bytes'])}"
     )
 
 
-def _transfers(rates: Rates) -> str:
+def _transfers(rates: TransferRates) -> str:
     hits = rates.hit_part
     return (
-        f"down {shown.rate(rates.fetched_bytes_s)}  up {shown.rate(rates.sent_bytes_s)}  "
-        f"hits {'-' if hits is None else shown.part(hits, 1)}"
+        f"down {output.rate(rates.fetched_bytes_s)}  up {output.rate(rates.sent_bytes_s)}  "
+        f"hits {'-' if hits is None else output.part(hits, 1)}"
     )
 
 
 def _overview(
-    now: dict[str, Any], entries: list[dict[str, Any]], rates: Rates | None = None
+    now: dict[str, Any], entries: list[dict[str, Any]], rates: TransferRates | None = None
 ) -> RenderableType:
     listing, cache, uploads = now["listing"], now["cache"], now["uploads"]
     binding = now["binding"]
     reads = "passthrough"
     if not binding.get("passthrough"):
         reads = f"no passthrough: {binding.get('passthrough_reason') or 'not tried yet'}"
-    listed = f"{shown.count(listing['artifacts'], 'artifact')}, "
-    listed += f"listed {shown.age(listing['age_s'])} ago"
+    listed = f"{output.count(listing['artifacts'], 'artifact')}, "
+    listed += f"listed {output.age(listing['age_s'])} ago"
     if listing["stale"]:
         listed += f" (stale: {listing['error'] or 'the service does not answer'})"
-    pending = shown.count(uploads["pending_files"], "file")
-    pending += f", {shown.size(uploads['pending_bytes'])} pending"
+    pending = output.count(uploads["pending_files"], "file")
+    pending += f", {output.size(uploads['pending_bytes'])} pending"
     for state in ("failed", "interrupted"):
         if uploads[state]:
             pending += f", {uploads[state]} {state}"
     if now.get("read_only"):
         pending = "none, mounted read-only"
         if waiting := now.get("spool_files"):
-            pending += f"; {shown.count(waiting, 'file')} in {now['spool']}"
+            pending += f"; {output.count(waiting, 'file')} in {now['spool']}"
     if uploads.get("error"):
         pending += f" ({uploads['error']})"
-    cached = f"{shown.size(cache['cached_bytes'])} of {shown.size(cache['size_bytes'])}"
+    cached = f"{output.size(cache['cached_bytes'])} of {output.size(cache['size_bytes'])}"
     moving = [("now", _transfers(rates))] if rates is not None else []
     facts = [
-        Text(f"{name:9}", "bold") + Text(shown.for_output(text))
+        Text(f"{name:9}", "bold") + Text(output.for_output(text))
         for name, text in (
             ("mount", f"{now['mountpoint']} (pid {now['pid']}, {binding['name']}, {reads})"),
             ("service", f"{now['url']}, token from {now['token']}"),
             ("listing", listed),
-            ("cache", f"{cached}, {shown.size(cache['fetched_bytes'])} fetched since the mount"),
+            ("cache", f"{cached}, {output.size(cache['fetched_bytes'])} fetched since the mount"),
             ("uploads", pending),
             *moving,
         )
@@ -144,19 +224,19 @@ def _overview(
 def _files(files: list[dict[str, Any]]) -> list[Text]:
     """What is in drop/, what moves and what needs somebody first, and not more than a screen."""
     files = sorted(files, key=lambda one: _ORDER.get(one["state"], len(_ORDER)))
-    lines = shown.rows(
+    lines = output.rows(
         ("drop/", "state", "size", "sent", "", ""),
         [
             (
                 one["name"],
                 "waits for its name" if one["waits_for_name"] else one["state"],
-                shown.size(one["size"]),
+                output.size(one["size"]),
                 *_sent(one),
                 one["error"] or "",
             )
             for one in files[:MOST_LINES]
         ],
-        width=shown.columns(),
+        width=output.columns(),
     )
     if len(files) > MOST_LINES:
         lines.append(Text(f"and {len(files) - MOST_LINES:,} more"))
@@ -166,11 +246,11 @@ def _files(files: list[dict[str, Any]]) -> list[Text]:
 def _sent(one: dict[str, Any]) -> tuple[Text, Text]:
     if one["state"] != "uploading":
         return Text(), Text()
-    return shown.bar(one["progress"], BAR_WIDTH), Text(shown.part(one["progress"], 1.0))
+    return output.bar(one["progress"], BAR_WIDTH), Text(output.part(one["progress"], 1.0))
 
 
 def wait_for_uploads(
-    running: Running, timeout_s: float, enough: Callable[[], bool] = lambda: False
+    running: RunningMount, timeout_s: float, enough: Callable[[], bool] = lambda: False
 ) -> list[dict[str, Any]]:
     """Wait with a progress bar until nothing is on its way, or it is `enough`.
 
@@ -178,7 +258,7 @@ def wait_for_uploads(
     """
     deadline_s = time.monotonic() + timeout_s
     pause_s = POLL_S
-    with Bar("uploading") as bar:
+    with ProgressLine("uploading") as bar:
         whole_bytes = 0
         while True:
             uploads = running.status()["uploads"]
@@ -199,14 +279,16 @@ def wait_for_uploads(
     ]
 
 
-def wait_for_files(running: Running, names: set[str], timeout_s: float) -> list[dict[str, Any]]:
+def wait_for_files(
+    running: RunningMount, names: set[str], timeout_s: float
+) -> list[dict[str, Any]]:
     """Wait until none of these files of drop/, or of these directories, is on its way.
 
     What of them is not uploaded then. One that is not there is uploaded, or was removed.
     """
     deadline_s = time.monotonic() + timeout_s
     pause_s = POLL_S
-    with Bar("uploading") as bar:
+    with ProgressLine("uploading") as bar:
         while True:
             uploads = running.status()["uploads"]
             chosen = [one for one in running.uploads() if _is_in(one["name"], names)]
@@ -234,7 +316,7 @@ def _chosen(paths: tuple[Path, ...]) -> dict[Path, set[str] | None]:
     """By mount point, the names below drop/ that are meant; None: everything there."""
     chosen: dict[Path, set[str] | None] = {}
     for path in paths:
-        mountpoint = Running.at(path).mountpoint
+        mountpoint = RunningMount.at(path).mountpoint
         location = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would touch the mount
         if not location.is_relative_to(mountpoint):
             location = Path(os.path.realpath(location))
@@ -270,13 +352,13 @@ def flush(paths: tuple[Path, ...], timeout: float) -> None:
     """
     deadline_s = time.monotonic() + timeout
     left: list[dict[str, Any]] = []
-    chosen = _chosen(paths) or {Running.at(None).mountpoint: None}
+    chosen = _chosen(paths) or {RunningMount.at(None).mountpoint: None}
     for mountpoint, names in chosen.items():
         left_s = max(0.0, deadline_s - time.monotonic())
         if names is None:
-            left += wait_for_uploads(Running(mountpoint), left_s)
+            left += wait_for_uploads(RunningMount(mountpoint), left_s)
         else:
-            left += wait_for_files(Running(mountpoint), names, left_s)
+            left += wait_for_files(RunningMount(mountpoint), names, left_s)
     say_what_is_left(left)
     if left:
         raise click.exceptions.Exit(NOT_ALL_UPLOADED)
@@ -288,7 +370,7 @@ def say_what_is_left(left: list[dict[str, Any]]) -> None:
     for upload in sorted(left, key=lambda one: waiting.get(one["state"], 2))[:MOST_LINES]:
         state = "waits for its name" if upload["waits_for_name"] else upload["state"]
         reason = f": {upload['error']}" if upload["error"] else ""
-        say(f"{shown.plain(upload['name'])} is not uploaded, it {_is(state)}{reason}")
+        say(f"{output.plain(upload['name'])} is not uploaded, it {_is(state)}{reason}")
     if len(left) > MOST_LINES:
         say(f"and {len(left) - MOST_LINES:,} more")
 
@@ -296,7 +378,7 @@ def say_what_is_left(left: list[dict[str, Any]]) -> None:
 def say_where_it_stays(left: list[dict[str, Any]], spool: str) -> None:
     """One line that says that nothing is lost."""
     stay, resume = ("stays", "resumes") if len(left) == 1 else ("stay", "resume")
-    say(f"{shown.count(len(left), 'file')} {stay} in {spool} and {resume} at the next mount")
+    say(f"{output.count(len(left), 'file')} {stay} in {spool} and {resume} at the next mount")
 
 
 def _is(state: str) -> str:
@@ -304,7 +386,7 @@ def _is(state: str) -> str:
 
 
 @click.command()
-@words.mountpoint_argument()
+@options.mountpoint_argument()
 def refresh(mountpoint: Path | None) -> None:
     """Ask the service for its listing now.
 
@@ -313,7 +395,7 @@ def refresh(mountpoint: Path | None) -> None:
       artifactfs refresh
       artifactfs refresh ~/artifacts
     """
-    running = Running.at(mountpoint)
+    running = RunningMount.at(mountpoint)
     running.order(running.mountpoint, "refresh")
 
 
@@ -332,7 +414,7 @@ def retry(paths: tuple[Path, ...]) -> None:
       artifactfs retry ~/artifacts/drop/model.safetensors
     """
     for path in paths or (None,):
-        running = Running.at(path)
+        running = RunningMount.at(path)
         target = running.mountpoint / "drop"
         if path is not None and Path.cwd() / path != running.mountpoint:
             target = path
@@ -349,7 +431,7 @@ def pin(files: tuple[Path, ...]) -> None:
       artifactfs pin ~/artifacts/artifacts/model.safetensors
     """
     for path in files:
-        Running.at(path).order(path, "pin", b"1")
+        RunningMount.at(path).order(path, "pin", b"1")
 
 
 @click.command()
@@ -362,4 +444,4 @@ def unpin(files: tuple[Path, ...]) -> None:
       artifactfs unpin ~/artifacts/artifacts/model.safetensors
     """
     for path in files:
-        Running.at(path).order(path, "pin", b"0")
+        RunningMount.at(path).order(path, "pin", b"0")

@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from artifactfs import assembly, config
-from artifactfs.cli.running import within
+from artifactfs.cli.mount_client import within
 from artifactfs.errors import ArtifactfsError
 
 ASK_S = 1.0

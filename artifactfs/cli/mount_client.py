@@ -55,13 +55,13 @@ def within(seconds: float, act: Callable[[], T], what: str) -> T:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningMount:
     """One mount."""
 
     mountpoint: Path
 
     @classmethod
-    def at(cls, path: Path | None) -> Running:
+    def at(cls, path: Path | None) -> RunningMount:
         """The mount at or above `path`, or the only one there is. Raises `MountError`."""
         mounts = assembly.mounts()
         if path is None:

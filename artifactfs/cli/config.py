@@ -9,19 +9,19 @@ import click
 from rich.text import Text
 
 from artifactfs import assembly
-from artifactfs.cli import shown, words
-from artifactfs.cli.failures import FAILED
+from artifactfs.cli import options, output
+from artifactfs.cli.errors import FAILED
 from artifactfs.config import SETTINGS
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command()
-@words.service_options()
-@words.cache_options()
-@words.set_option()
-@words.json_option()
-def config(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+@options.service_options()
+@options.cache_options()
+@options.set_option()
+@options.json_option()
+def config(settings: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Show every setting, its value, and where that comes from.
 
     \b
@@ -30,7 +30,7 @@ def config(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
       artifactfs config --json
       ARTIFACTFS_CACHE_SIZE=50G artifactfs config
     """
-    values = words.config_of(options, **flags)
+    values = options.config_of(settings, **flags)
     token = f"*** from {values.token.name}" if _has_token(values) else "none"
     if as_json:
         document: dict[str, object] = {
@@ -42,13 +42,13 @@ def config(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
             }
             for setting in SETTINGS
         }
-        shown.as_json(document | {"token": token, "ignored": list(values.ignored)})
+        output.as_json(document | {"token": token, "ignored": list(values.ignored)})
         return
     rows = [
         (one.key, one.written(one.get(values)), values.sources[one.key], one.explained)
         for one in SETTINGS
     ]
-    shown.table(("setting", "value", "from", ""), [*rows, ("token", token, "", "")])
+    output.table(("setting", "value", "from", ""), [*rows, ("token", token, "", "")])
     for name in values.ignored:
         click.echo(f"{name} is set, but no setting of that name exists", err=True)
 
@@ -65,11 +65,11 @@ def _plain(value: object) -> object:
 
 
 @click.command()
-@words.service_options()
-@words.cache_options()
-@words.set_option()
-@words.json_option()
-def doctor(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+@options.service_options()
+@options.cache_options()
+@options.set_option()
+@options.json_option()
+def doctor(settings: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Say what stands in the way on this machine, and what to do about it.
 
     The exit status is 1 if something does.
@@ -79,23 +79,23 @@ def doctor(options: tuple[str, ...], as_json: bool, **flags: Any) -> None:
       artifactfs doctor
       artifactfs doctor --url https://dev.computalot.com
     """
-    terminal = shown.console()
+    terminal = output.console()
 
     def tell(check: assembly.Check) -> None:
         if as_json:
             return
         terminal.print(
             Text(f"{check.state:4} ", _COLOURS[check.state]),
-            Text(f"{check.name:12} {shown.for_output(check.detail)}"),
+            Text(f"{check.name:12} {output.for_output(check.detail)}"),
             sep="",
             soft_wrap=True,
         )
         if check.remedy:
-            terminal.print(Text(f"{'':17} → {shown.for_output(check.remedy)}"), soft_wrap=True)
+            terminal.print(Text(f"{'':17} → {output.for_output(check.remedy)}"), soft_wrap=True)
 
-    checks = assembly.doctor(words.config_of(options, **flags), tell)
+    checks = assembly.doctor(options.config_of(settings, **flags), tell)
     if as_json:
-        shown.as_json(
+        output.as_json(
             [
                 {"name": one.name, "state": one.state, "detail": one.detail, "remedy": one.remedy}
                 for one in checks

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from artifactfs.cli.output import OutputError, standard_streams
+from artifactfs.cli.standard_streams import OutputError, standard_streams
 from artifactfs.errors import ArtifactfsError, ConfigError
 
 FAILED = 1

@@ -1,4 +1,4 @@
-"""``manual``: the man page, made from what the commands say of themselves.
+"""``man_page``: the man page, made from what the commands say of themselves.
 
 One page for all of it, in the man(7) macros. The commands come from the command line itself, the
 settings from `config`, so that neither can say something else than ``--help``; what stands around

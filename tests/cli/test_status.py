@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from artifactfs.cli.rates import WINDOW_S, Rates
+from artifactfs.cli.status import WINDOW_S, TransferRates
 
 
 def cache(fetched_bytes: int = 0, hits: int = 0, misses: int = 0) -> dict[str, int]:
@@ -14,13 +14,13 @@ def upload(name: str, size: int, progress: float) -> dict[str, object]:
 
 
 def test_one_look_tells_no_rate() -> None:
-    rates = Rates()
+    rates = TransferRates()
     rates.look(10.0, cache(500), [upload("a", 100, 0.5)])
     assert rates.document() == {"fetched_bytes_s": None, "sent_bytes_s": None, "hit_part": None}
 
 
 def test_a_rate_is_what_was_added_in_the_time_between() -> None:
-    rates = Rates()
+    rates = TransferRates()
     rates.look(10.0, cache(500, 4, 4), [upload("a", 100, 0.5)])
     rates.look(12.0, cache(2500, 7, 5), [upload("a", 100, 0.9)])
     assert rates.fetched_bytes_s == 1000
@@ -29,7 +29,7 @@ def test_a_rate_is_what_was_added_in_the_time_between() -> None:
 
 
 def test_what_is_over_for_long_counts_no_more() -> None:
-    rates = Rates()
+    rates = TransferRates()
     rates.look(0.0, cache(), [])
     rates.look(1.0, cache(1000, 10, 0), [])
     for second in range(2, 2 + int(WINDOW_S)):
@@ -39,7 +39,7 @@ def test_what_is_over_for_long_counts_no_more() -> None:
 
 
 def test_a_file_that_leaves_or_begins_anew_takes_nothing_back() -> None:
-    rates = Rates()
+    rates = TransferRates()
     rates.look(0.0, cache(), [upload("a", 100, 1.0), upload("b", 100, 0.6)])
     rates.look(1.0, cache(), [upload("b", 100, 0.0), upload("c", 300, 0.1)])
     assert rates.sent_bytes_s == 30
@@ -48,7 +48,7 @@ def test_a_file_that_leaves_or_begins_anew_takes_nothing_back() -> None:
 
 
 def test_a_mount_that_was_made_anew_is_looked_at_anew() -> None:
-    rates = Rates()
+    rates = TransferRates()
     rates.look(0.0, cache(5000), [])
     rates.look(1.0, cache(100), [])
     assert rates.fetched_bytes_s is None

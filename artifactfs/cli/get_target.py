@@ -1,6 +1,7 @@
 """The files that ``get`` writes.
 
-`Target.of` looks at what stands at a path and decides how it is written, as cp(1) and curl(1) do:
+`GetTarget.of` looks at what stands at a path and decides how it is written, as cp(1) and curl(1)
+do:
 
     nothing, or a regular file   a temporary file beside it takes its place at the end, with the
                                  mode, owner and access list of the file that it replaces
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Self, cast
 
 from artifactfs import system
-from artifactfs.cli.output import write_all
+from artifactfs.cli.standard_streams import write_all
 from artifactfs.errors import ArtifactfsError
 
 MAX_NAME_CHARS: Final = 50
@@ -37,12 +38,12 @@ _ACCESS_LIST: Final = "system.posix_acl_access"
 _NO_LINKS: Final = (errno.EPERM, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EROFS)
 
 
-class TargetError(ArtifactfsError):
+class GetTargetError(ArtifactfsError):
     """A file that cannot be written here, or not without ``-f``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class GetTarget:
     """A place for one file.
 
     `path` has no symbolic link as its last part where `is_replaced`; `before` is the regular file
@@ -55,7 +56,7 @@ class Target:
 
     @classmethod
     def of(cls, path: Path, *, force: bool, follow: bool = True) -> Self:
-        """Look at what stands at `path`. Raises `TargetError`.
+        """Look at what stands at `path`. Raises `GetTargetError`.
 
         `force` allows to write over data that is there; `follow` to go through a symbolic link, and
         to open what is no regular file.
@@ -67,10 +68,12 @@ class Target:
             _allow(path, force=force)
             return cls(path, is_replaced=True)
         if stat.S_ISDIR(found.st_mode):
-            raise TargetError(f"{path} is a directory")
+            raise GetTargetError(f"{path} is a directory")
         if not stat.S_ISREG(found.st_mode):
             if not follow:
-                raise TargetError(f"{path} is not a regular file", remedy="choose another: -o FILE")
+                raise GetTargetError(
+                    f"{path} is not a regular file", remedy="choose another: -o FILE"
+                )
             if stat.S_ISBLK(found.st_mode):
                 _allow(path, force=force)
             return cls(path, is_replaced=False)
@@ -86,7 +89,7 @@ class Target:
         if not path.is_symlink():
             return cls(path, is_replaced=True)
         if not force:
-            raise TargetError(
+            raise GetTargetError(
                 f"{path} is a symbolic link to a file that does not exist",
                 remedy="-f makes that file",
             )
@@ -97,7 +100,7 @@ class Target:
         """Write the file in the block; a replaced one appears at its end, or not at all.
 
         Without `force`, a file that appeared meanwhile is not replaced. `is_stopped` ends waiting
-        for a FIFO's reader. Raises `TargetError`, `OSError`.
+        for a FIFO's reader. Raises `GetTargetError`, `OSError`.
         """
         if self.is_replaced:
             with self._temporary(force=force) as file:
@@ -178,7 +181,7 @@ def _stat(path: Path, *, follow: bool) -> os.stat_result | None:
 
 def _allow(path: Path, *, force: bool) -> None:
     if not force:
-        raise TargetError(f"{path} exists already", remedy="-f writes over it")
+        raise GetTargetError(f"{path} exists already", remedy="-f writes over it")
 
 
 def _take_over(descriptor: int, path: Path, before: os.stat_result) -> None:
@@ -196,7 +199,7 @@ def _take_over(descriptor: int, path: Path, before: os.stat_result) -> None:
 
 
 def _rename_to_new(temporary: Path, path: Path) -> None:
-    """Name the file `path`, which must not exist. Raises `TargetError` if it does."""
+    """Name the file `path`, which must not exist. Raises `GetTargetError` if it does."""
     try:
         os.link(temporary, path, follow_symlinks=False)
     except FileExistsError:
