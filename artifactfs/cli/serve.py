@@ -27,8 +27,8 @@ from artifactfs.cli.log_setup import log_to_terminal
 from artifactfs.config import load
 
 if TYPE_CHECKING:
-    from artifactfs.controller.program import ProgramJob
-    from artifactfs.controller.testing import LocalController
+    from artifactfs.demo.job_program import ProgramJob
+    from artifactfs.server.testing import LocalController
 
 DEMO_FILES = {
     "hello.txt": "Hello from artifactfs.\n",
@@ -77,13 +77,13 @@ def serve(
       artifactfs serve --store s3://bucket --endpoint-url http://127.0.0.1:9000
       artifactfs serve --store s3://bucket --index postgresql://db/artifacts
     """
-    from artifactfs import controller
+    from artifactfs import server
 
     config = load()
     log_to_terminal(config)
     token = config.token.value.reveal() if config.token.value is not None else None
-    behaviour = controller.Behaviour(store=store, endpoint_url=endpoint_url, index=index)
-    controller.serve(host, port, data.absolute(), token=token, behaviour=behaviour)
+    behaviour = server.ServerConfig(store=store, endpoint_url=endpoint_url, index=index)
+    server.serve(host, port, data.absolute(), token=token, behaviour=behaviour)
 
 
 @click.command()
@@ -107,8 +107,8 @@ def demo(mountpoint: Path | None, leave: bool, with_job: bool) -> None:
       artifactfs demo --job ~/demo
       artifactfs demo --exit
     """
-    from artifactfs.controller.program import ProgramJob
-    from artifactfs.controller.testing import LocalController
+    from artifactfs.demo.job_program import ProgramJob
+    from artifactfs.server.testing import LocalController
 
     ended = threading.Event()
 

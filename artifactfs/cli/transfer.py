@@ -14,13 +14,8 @@ from typing import Any, BinaryIO
 import click
 
 from artifactfs import assembly
-from artifactfs.cli import (
-    completion,
-    options,
-)
-from artifactfs.cli import (
-    output as output_module,
-)
+from artifactfs.cli import completion, options
+from artifactfs.cli import output as output_module
 from artifactfs.cli.errors import (
     FAILED,
     line_about,

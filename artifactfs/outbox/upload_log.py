@@ -3,7 +3,7 @@
     {"time": "2026-11-24T12:00:00.123Z", "name": "results/a.csv", "sha256": "…", "size": 1234,
      "artifact_id": "art_…", "how": "controller", "took_s": 0.021}
 
-`how` is the way the bytes took (``controller``, ``direct``, ``multipart``), or ``exists`` where the
+`how` is the way the bytes took (``server``, ``direct``, ``multipart``), or ``exists`` where the
 service had them and ``listed`` where its list said so: then nothing was sent. A line is written
 before the entry becomes `uploaded`, so that a crash in between can repeat one but never omit one.
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from benchmarks import line as lines
 from benchmarks.line import Line
 from benchmarks.measure import (

@@ -20,7 +20,7 @@ import pytest
 
 from artifactfs.cli import cli
 from artifactfs.cli.errors import run
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -15,9 +15,9 @@ import pytest
 
 from artifactfs.cli import cli
 from artifactfs.cli.errors import run
-from artifactfs.controller.program import ProgramJob
-from artifactfs.controller.testing import LocalController
+from artifactfs.demo.job_program import ProgramJob
 from artifactfs.jobs import watch
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

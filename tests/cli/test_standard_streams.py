@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 SIZE = 3_000_000
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from artifactfs.cli import output
 from artifactfs.config import SETTINGS, load
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 WIDTHS = [40, 80, 200]
 LONG = "long/" + "x" * 150 + "/end.bin"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.fsspec import ArtifactFileSystem
+from artifactfs.server.testing import LocalController
 
 
 def sha256(data: bytes) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 import fsspec.tests.abstract as abstract
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.fsspec import ArtifactFileSystem
+from artifactfs.server.testing import LocalController
 
 
 class Expiring(ArtifactFileSystem):

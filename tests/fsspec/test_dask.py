@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.fsspec import ArtifactFileSystem
+from artifactfs.server.testing import LocalController
 
 REPOSITORY = Path(__file__).parents[2]
 PARTS = 8

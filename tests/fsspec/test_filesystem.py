@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from artifactfs.assembly import names_of
-from artifactfs.controller.testing import LocalController
 from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
 from artifactfs.fsspec.listing import Folder, Snapshot
 from artifactfs.model import Artifact
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from artifactfs.config import HttpConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.errors import NotAllowed, RemoteError
 from artifactfs.jobs import (
     Document,
@@ -25,6 +24,7 @@ from artifactfs.jobs import (
 )
 from artifactfs.jobs.log_store import LogStore, StoredLog
 from artifactfs.remote import Service
+from artifactfs.server.testing import LocalController
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import requests
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.helpers import wait_until
 
 BINDINGS = ("fusepy", "native")

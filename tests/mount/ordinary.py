@@ -15,7 +15,7 @@ import sys
 import artifactfs
 
 _PR_SET_DUMPABLE = 4
-_LEFT_OUT = ("artifactfs.controller", "artifactfs.__main__", "artifactfs.fuse.fusepy")
+_LEFT_OUT = ("artifactfs.server", "artifactfs.__main__", "artifactfs.fuse.fusepy")
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from artifactfs.cache.blocks import block_count
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, sha256, wait_until

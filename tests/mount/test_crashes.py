@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, sha256, wait_until

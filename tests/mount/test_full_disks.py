@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 from .conftest import ServiceClient, UserMount, sha256, wait_until
 

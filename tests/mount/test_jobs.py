@@ -19,7 +19,7 @@ from typing import TextIO
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import BINDINGS, UserMount, _force_away, wait_until

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.long import LONG
 
 from .conftest import ServiceClient, UserMount, alive, wait_until

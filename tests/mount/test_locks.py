@@ -20,7 +20,7 @@ from typing import Self
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, alive, wait_until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 from .conftest import UserMount, wait_until
 

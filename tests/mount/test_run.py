@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 from .conftest import ServiceClient, alive, wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 
 from .conftest import ServiceClient, UserMount, sha256, wait_until

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import Answer, FaultProxy, Request, answer
 from tests.recorder import Recorder, can_record
 

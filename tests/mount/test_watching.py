@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 from .conftest import ServiceClient, UserMount, wait_until
 from .terminal import Terminal

@@ -16,7 +16,6 @@ from artifactfs.config import (
     SpoolConfig,
     UploadConfig,
 )
-from artifactfs.controller.testing import LocalController
 from artifactfs.model import Artifact
 from artifactfs.outbox import (
     Outbox,
@@ -25,6 +24,7 @@ from artifactfs.outbox import (
 )
 from artifactfs.outbox.namespace import UPLOAD_DELAY_S
 from artifactfs.remote import Service
+from artifactfs.server.testing import LocalController
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
 

@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from artifactfs.config import UploadConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox import EntryState
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox import EntryState, OutboxEntry
 from artifactfs.outbox.entry_view import EntryView
+from artifactfs.server.testing import LocalController
 
 from .conftest import Bench, write
 

@@ -7,8 +7,8 @@ import sqlite3
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox.journal_schema import VERSION
+from artifactfs.server.testing import LocalController
 
 from .conftest import Bench, digest, write
 

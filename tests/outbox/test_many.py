@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox import EntryState
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.long import LONG
 

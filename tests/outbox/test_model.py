@@ -30,9 +30,9 @@ from hypothesis.stateful import (
 )
 
 from artifactfs.config import HttpConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox import EntryState
 from artifactfs.remote import Service
+from artifactfs.server.testing import LocalController
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
 from tests.long import LONG

@@ -12,11 +12,11 @@ import pytest
 
 from artifactfs import system
 from artifactfs.config import SpoolConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.errors import SpoolFull
 from artifactfs.outbox import EntryState
 from artifactfs.outbox.journal import Journal
 from artifactfs.outbox.spool import SpoolSlot
+from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
 

@@ -28,8 +28,8 @@ from pathlib import Path
 import pytest
 
 from artifactfs.config import HttpConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.remote import Service
+from artifactfs.server.testing import LocalController
 from artifactfs.token import Secret, TokenSource
 from tests.long import LONG
 from tests.outbox.outbox_process import OutboxProcess, Settings

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.outbox import EntryState
 from artifactfs.outbox.journal import Journal
 from artifactfs.outbox.spool import claim
 from artifactfs.outbox.takeover import take_over
+from artifactfs.server.testing import LocalController
 
 from .conftest import Bench, digest, entry, write
 

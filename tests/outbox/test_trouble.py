@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from artifactfs.controller.testing import LocalController
 from artifactfs.errors import SpoolFull
 from artifactfs.outbox import EntryState, Uploader
 from artifactfs.remote import Service
+from artifactfs.server.testing import LocalController
 from artifactfs.token import TokenSource
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until

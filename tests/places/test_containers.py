@@ -24,7 +24,7 @@ import requests
 import yaml
 
 from artifactfs.cli import cli
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 from tests.helpers import wait_until
 
 from .conftest import REPOSITORY, first_process

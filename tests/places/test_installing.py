@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs import __version__
-from artifactfs.controller.testing import LocalController
+from artifactfs.server.testing import LocalController
 
 from .conftest import MACHINES_PYTHON, REPOSITORY, copy_of, done
 

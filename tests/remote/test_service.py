@@ -15,7 +15,6 @@ import pytest
 
 from artifactfs.byte_range import ByteRange
 from artifactfs.config import HttpConfig
-from artifactfs.controller.testing import LocalController
 from artifactfs.errors import (
     ArtifactfsError,
     BadAnswer,
@@ -34,6 +33,7 @@ from artifactfs.remote import (
 )
 from artifactfs.remote.external_guard import AddressGuard
 from artifactfs.remote.url import parse
+from artifactfs.server.testing import LocalController
 from artifactfs.token import Secret, TokenSource
 from tests.fault_proxy import FaultProxy
 
