@@ -1,12 +1,12 @@
 """A file that is read, and a file that is written.
 
-A `Reader` has no buffer of its own: the cache below it reads ahead as far as its window says, for
-all readers of the content in this process together. It belongs to one artifact, whatever has its
-name meanwhile, and opens that one again in another process.
+A `ArtifactReader` has no buffer of its own: the cache below it reads ahead as far as its window
+says, for all readers of the content in this process together. It belongs to one artifact, whatever
+has its name meanwhile, and opens that one again in another process.
 
-A `Writer` keeps what is written in an unlinked file of the state directory and uploads it when it
-is closed: when `close` returns, it is on the service. A ``with`` block that ends by an exception,
-and a file that nobody closes, upload nothing.
+A `ArtifactWriter` keeps what is written in an unlinked file of the state directory and uploads it
+when it is closed: when `close` returns, it is on the service. A ``with`` block that ends by an
+exception, and a file that nobody closes, upload nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from artifactfs.byte_range import ByteRange
 from artifactfs.cache import CachedFileHandle
-from artifactfs.fsspec.rooms import Rooms, read
+from artifactfs.fsspec.shared_client import SharedClients, read
 from artifactfs.model import Artifact
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ OPEN_FILES = Path("/proc/self/fd")
 _log = logging.getLogger(__name__)
 
 
-class Reader(AbstractBufferedFile):
+class ArtifactReader(AbstractBufferedFile):
     """An artifact, open for reading."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Reader(AbstractBufferedFile):
             fs, path, "rb", block_size, cache_type="none", size=self._content.size_bytes
         )
 
-    def _opened(self, fs: ArtifactFileSystem) -> tuple[Rooms, CachedFileHandle]:
+    def _opened(self, fs: ArtifactFileSystem) -> tuple[SharedClients, CachedFileHandle]:
         self._process = os.getpid()
         rooms = fs.rooms
         with fs.os_errors(self._artifact.filename):
@@ -75,13 +75,13 @@ class Reader(AbstractBufferedFile):
 
 def _opened_again(
     fs: ArtifactFileSystem, path: str, artifact: Artifact, block_size: int, position: int
-) -> Reader:
-    reader = Reader(fs, path, artifact, block_size)
+) -> ArtifactReader:
+    reader = ArtifactReader(fs, path, artifact, block_size)
     reader.seek(position)
     return reader
 
 
-class Writer(AbstractBufferedFile):
+class ArtifactWriter(AbstractBufferedFile):
     """A new artifact, until it is closed. `send` uploads a local file."""
 
     closed: bool

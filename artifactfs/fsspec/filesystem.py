@@ -34,13 +34,13 @@ from artifactfs.errors import (
     ConfigError,
     errno_of,
 )
-from artifactfs.fsspec.files import Reader, Writer
-from artifactfs.fsspec.listing import Folder, Snapshot
-from artifactfs.fsspec.rooms import (
+from artifactfs.fsspec.files import ArtifactReader, ArtifactWriter
+from artifactfs.fsspec.listing import ListingDirectory, ListingSnapshot
+from artifactfs.fsspec.shared_client import (
     PIECE_BYTES,
-    Rooms,
-    Wanted,
-    rooms_of,
+    ClientKey,
+    SharedClients,
+    shared_clients,
 )
 from artifactfs.model import Artifact
 
@@ -83,7 +83,7 @@ class ArtifactFileSystem(AbstractFileSystem):
             flags[_key(name)] = value
         self._config = load(flags)
         self._given: dict[str, Any] = {}
-        self._rooms: Rooms | None = None
+        self._rooms: SharedClients | None = None
         self._process = 0
         super().__init__(**of_fsspec)
 
@@ -97,12 +97,12 @@ class ArtifactFileSystem(AbstractFileSystem):
         self._given = dict(given)
 
     @property
-    def rooms(self) -> Rooms:
+    def rooms(self) -> SharedClients:
         """The cache, the listing and the connections of this process."""
         rooms = self._rooms
         if rooms is None or self._process != os.getpid() or not rooms.close.alive:
             self._process = os.getpid()
-            rooms = self._rooms = rooms_of(self._config)
+            rooms = self._rooms = shared_clients(self._config)
         return rooms
 
     def close(self) -> None:
@@ -134,7 +134,7 @@ class ArtifactFileSystem(AbstractFileSystem):
         stripped = super()._strip_protocol(path)
         return stripped if isinstance(stripped, list) else stripped.strip("/")
 
-    def _look(self, path: str) -> tuple[Snapshot, Artifact | Folder]:
+    def _look(self, path: str) -> tuple[ListingSnapshot, Artifact | ListingDirectory]:
         """What is at a path, and among what. Raises `FileNotFoundError`."""
         with self.os_errors(path):
             for ask in (self.rooms.listing.now, self.rooms.listing.again):
@@ -148,7 +148,7 @@ class ArtifactFileSystem(AbstractFileSystem):
 
     def _file(self, path: str) -> Artifact:
         _, found = self._look(path)
-        if isinstance(found, Folder):
+        if isinstance(found, ListingDirectory):
             raise IsADirectoryError(errno.EISDIR, "this is a directory", path)
         return found
 
@@ -163,7 +163,7 @@ class ArtifactFileSystem(AbstractFileSystem):
         if kwargs.get("refresh"):
             self.invalidate_cache()
         snapshot, found = self._look(path)
-        inside = snapshot.within(found) if isinstance(found, Folder) else [(path, found)]
+        inside = snapshot.within(found) if isinstance(found, ListingDirectory) else [(path, found)]
         return [_described(*one) if detail else one[0] for one in inside]
 
     def invalidate_cache(self, path: str | None = None) -> None:
@@ -199,15 +199,15 @@ class ArtifactFileSystem(AbstractFileSystem):
         autocommit: bool = True,
         cache_options: dict[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Reader | Writer:
+    ) -> ArtifactReader | ArtifactWriter:
         _ = cache_options, kwargs  # the cache below is the one that there is
         if mode == "rb":
-            return Reader(self, path, self._file(path), block_size)
+            return ArtifactReader(self, path, self._file(path), block_size)
         if mode not in ("wb", "xb"):
             raise NotImplementedError(f"mode {mode}: {_NO_CHANGE}")
         if mode == "xb":
             self._be_new(path)
-        return Writer(
+        return ArtifactWriter(
             self,
             path,
             mode,
@@ -257,7 +257,7 @@ class ArtifactFileSystem(AbstractFileSystem):
         """List an artifact's content under another name as well; no byte of it is sent."""
         path, new = self._strip_protocol(path1), self._strip_protocol(path2)
         _, found = self._look(path)
-        if isinstance(found, Folder):
+        if isinstance(found, ListingDirectory):
             return
         with self.os_errors(path):
             copied = self.rooms.client.copy(found, new)
@@ -306,16 +306,16 @@ class ArtifactFileSystem(AbstractFileSystem):
     def _fetched(
         self, ranges: list[tuple[str, int | None, int | None]], on_error: str
     ) -> list[bytes | OSError]:
-        found: list[Wanted | OSError] = []
+        found: list[ClientKey | OSError] = []
         for path, start, stop in ranges:
             try:
-                found.append(Wanted(self._file(self._strip_protocol(path)), start, stop))
+                found.append(ClientKey(self._file(self._strip_protocol(path)), start, stop))
             except OSError as error:
                 found.append(error)
-        read = iter(self.rooms.read_spans([one for one in found if isinstance(one, Wanted)]))
+        read = iter(self.rooms.read_spans([one for one in found if isinstance(one, ClientKey)]))
         results: list[bytes | OSError] = []
         for (path, _, _), one in zip(ranges, found, strict=True):
-            result = next(read) if isinstance(one, Wanted) else one
+            result = next(read) if isinstance(one, ClientKey) else one
             if isinstance(result, ArtifactfsError):
                 result = _os_error(result, path)
             if isinstance(result, OSError) and on_error != "return":
@@ -362,8 +362,8 @@ def _os_error(error: ArtifactfsError, path: str) -> OSError:
     return OSError(errno_of(error), str(error), path)
 
 
-def _described(path: str, found: Artifact | Folder) -> dict[str, Any]:
-    if isinstance(found, Folder):
+def _described(path: str, found: Artifact | ListingDirectory) -> dict[str, Any]:
+    if isinstance(found, ListingDirectory):
         return {"name": path, "size": 0, "type": "directory"}
     return {
         "name": path,

@@ -1,9 +1,9 @@
 """What the service lists, as names and folders.
 
-A `Snapshot` never changes. `Listing` has the newest and asks for another when that is older than
-``list.ttl``, or when a name is looked up that is not known, then at most once a second. Whoever
-asks while an answer is on its way waits for that one. While the service is away, the last listing
-stays.
+A `ListingSnapshot` never changes. `Listing` has the newest and asks for another when that is older
+than ``list.ttl``, or when a name is looked up that is not known, then at most once a second.
+Whoever asks while an answer is on its way waits for that one. While the service is away, the last
+listing stays.
 
 What this process has written shows at once (`wrote`). Of several artifacts with one name the newest
 has it, and the service's times may be whole seconds; of its own, a process knows the order.
@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class ListingDirectory:
     """A directory: it is there because a file is below it. `names` are those in it, sorted."""
 
     path: str
     names: tuple[str, ...]
 
 
-class Snapshot:
+class ListingSnapshot:
     """Everything that was listed at one time."""
 
     def __init__(self, artifacts: Sequence[Artifact]) -> None:
@@ -57,9 +57,11 @@ class Snapshot:
                 if known:
                     break
                 name = folder
-        self._folders = {path: Folder(path, tuple(sorted(of))) for path, of in children.items()}
+        self._folders = {
+            path: ListingDirectory(path, tuple(sorted(of))) for path, of in children.items()
+        }
 
-    def find(self, path: str) -> Artifact | Folder | None:
+    def find(self, path: str) -> Artifact | ListingDirectory | None:
         """What is at `path`: ``id/<id>``, ``sha256/<hex>``, or a name as a mount shows it."""
         head, _, rest = path.partition("/")
         special: Artifact | None = None
@@ -69,7 +71,7 @@ class Snapshot:
             special = self._by_sha256.get(rest.lower())
         return special or self._by_name.get(path) or self._folders.get(path)
 
-    def within(self, folder: Folder) -> Iterator[tuple[str, Artifact | Folder]]:
+    def within(self, folder: ListingDirectory) -> Iterator[tuple[str, Artifact | ListingDirectory]]:
         """What lies directly in a folder, with its path."""
         for name in folder.names:
             path = f"{folder.path}/{name}" if folder.path else name
@@ -87,17 +89,17 @@ class Listing:
         self._ttl_s = ttl_s
         self._lock = threading.Lock()
         self._artifacts: dict[str, Artifact] | None = None
-        self._snapshot: Snapshot | None = None
+        self._snapshot: ListingSnapshot | None = None
         self._asked_s = -math.inf
         self._not_before_s = -math.inf
         self._own: dict[str, Artifact] = {}
         self._last = datetime.min.replace(tzinfo=UTC)
 
-    def now(self) -> Snapshot:
+    def now(self) -> ListingSnapshot:
         """One that is not older than it may be. Raises what the service says."""
         return self._younger_than(self._ttl_s)
 
-    def again(self) -> Snapshot:
+    def again(self) -> ListingSnapshot:
         """One for a name that the last did not have."""
         return self._younger_than(min(AGAIN_S, self._ttl_s))
 
@@ -113,14 +115,14 @@ class Listing:
         with self._lock:
             self._asked_s = -math.inf
 
-    def _younger_than(self, age_s: float) -> Snapshot:
+    def _younger_than(self, age_s: float) -> ListingSnapshot:
         with self._lock:
             now_s = time.monotonic()
             if self._asked_s < now_s - age_s and self._not_before_s <= now_s:
                 self._list(now_s)
             if self._snapshot is None:
                 listed = self._artifacts or {}
-                self._snapshot = Snapshot([*(listed | self._own).values()])
+                self._snapshot = ListingSnapshot([*(listed | self._own).values()])
             return self._snapshot
 
     def _list(self, now_s: float) -> None:

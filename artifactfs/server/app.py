@@ -14,7 +14,12 @@ from artifactfs.errors import ConfigError
 from artifactfs.server.artifact_routes import ArtifactRoutes
 from artifactfs.server.artifact_table import ArtifactTable
 from artifactfs.server.auth import Account, Authenticator
-from artifactfs.server.blob_store import BlobLocks, BlobStore, LocalBlobLocks, S3BlobStore
+from artifactfs.server.blob_store import (
+    BlobLocks,
+    BlobStore,
+    LocalBlobLocks,
+    S3BlobStore,
+)
 from artifactfs.server.config import ServerConfig
 from artifactfs.server.database import AnyDatabase, SqliteDatabase
 from artifactfs.server.dev_routes import DevRoutes
@@ -38,7 +43,11 @@ from artifactfs.server.s3_bucket import open_bucket
 from artifactfs.server.thread_pools import ThreadPools
 from artifactfs.server.upload_files import UploadFiles
 from artifactfs.server.upload_routes import UploadRoutes
-from artifactfs.server.upload_store import LocalUploadStore, S3UploadStore, UploadStore
+from artifactfs.server.upload_store import (
+    LocalUploadStore,
+    S3UploadStore,
+    UploadStore,
+)
 from artifactfs.server.upload_table import UploadTable
 from artifactfs.server.urls import Signer, Urls
 

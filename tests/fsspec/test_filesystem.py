@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from artifactfs.assembly import names_of
 from artifactfs.errors import ConfigError
 from artifactfs.fsspec import ArtifactFileSystem
-from artifactfs.fsspec.listing import Folder, Snapshot
+from artifactfs.fsspec.listing import ListingDirectory, ListingSnapshot
 from artifactfs.model import Artifact
 from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
@@ -59,14 +59,14 @@ def test_every_artifact_is_found_by_walking(filenames: list[str]) -> None:
         Artifact(f"art_{number}", name or f"art_{number}", now, now, sha256(b"%d" % number), 1)
         for number, name in enumerate(filenames)
     ]
-    snapshot = Snapshot(artifacts)
+    snapshot = ListingSnapshot(artifacts)
     walked, left = {}, [""]
     while left:
         folder = snapshot.find(left.pop())
-        assert isinstance(folder, Folder)
+        assert isinstance(folder, ListingDirectory)
         for path, found in snapshot.within(folder):
             assert snapshot.find(path) == found
-            if isinstance(found, Folder):
+            if isinstance(found, ListingDirectory):
                 left.append(path)
             else:
                 walked[path] = found

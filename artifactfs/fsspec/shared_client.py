@@ -1,15 +1,15 @@
 """What all file systems of one process and one configuration share.
 
 fsspec makes an instance for each thread. A cache, a listing and connections for each would be many
-too many, so instances with the same settings have one `Rooms`, which ends with the last of them or
-with the process.
+too many, so instances with the same settings have one `SharedClients`, which ends with the last of
+them or with the process.
 
 A fork takes none of this along: threads stay behind, locks may be held for ever, and two processes
 must not speak through one connection. So the child forgets all of it, touches nothing of it, and
 makes its own when it is first used.
 
 A file that is never closed is collected by the interpreter at any place, perhaps inside the cache
-with its lock held. `Rooms.leave` takes such openings in, and the next `open` closes them.
+with its lock held. `SharedClients.leave` takes such openings in, and the next `open` closes them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PIECE_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ClientKey:
     """A part of an artifact; `start` and `stop` count as in a slice."""
 
     artifact: Artifact
@@ -52,7 +52,7 @@ class Wanted:
         return ByteRange(start, max(start, stop))
 
 
-class Rooms:
+class SharedClients:
     """One client and one listing. `_lock` guards the cache's opening."""
 
     def __init__(self, config: Config) -> None:
@@ -74,7 +74,7 @@ class Rooms:
         """Close an opening some time; safe wherever the interpreter is."""
         self._left.append(content)
 
-    def read_spans(self, wanted: Sequence[Wanted]) -> list[bytes | ArtifactfsError]:
+    def read_spans(self, wanted: Sequence[ClientKey]) -> list[bytes | ArtifactfsError]:
         """The bytes of many spans, all asked for at once, or what kept them from coming.
 
         Once one has waited its time in vain, the others have had that time too: nothing more is
@@ -107,7 +107,7 @@ class Rooms:
 class _Asked:
     """One span of many, asked for when this is made."""
 
-    def __init__(self, opened: CachedFileHandle | ArtifactfsError, wanted: Wanted) -> None:
+    def __init__(self, opened: CachedFileHandle | ArtifactfsError, wanted: ClientKey) -> None:
         self._opened = opened
         self._span = ByteRange(0, 0)
         if isinstance(opened, CachedFileHandle):
@@ -148,16 +148,16 @@ def _close(client: Client, process: int) -> None:
 
 
 _lock = threading.Lock()
-_all: weakref.WeakValueDictionary[tuple[object, ...], Rooms] = weakref.WeakValueDictionary()
+_all: weakref.WeakValueDictionary[tuple[object, ...], SharedClients] = weakref.WeakValueDictionary()
 
 
-def rooms_of(config: Config) -> Rooms:
+def shared_clients(config: Config) -> SharedClients:
     """The rooms of this process for this configuration."""
     key = (config.token.name, *config.values().values())
     with _lock:
         rooms = _all.get(key)
         if rooms is None or not rooms.close.alive:
-            rooms = _all[key] = Rooms(config)
+            rooms = _all[key] = SharedClients(config)
         return rooms
 
 
