@@ -1,13 +1,19 @@
 """Bytes on disk: what was read once is read from here.
 
-``store`` is the cache as a whole, ``keeper`` keeps it in order, ``checking`` looks through what is
-there. ``content`` is one opening, ``shared`` what all openings of one content have in common: its
-``table`` of ``grains``, the files ``backing`` it, its ``waiters``, ``reading``, ``intake`` and
-``proof``, and the ``holes`` it gives back. ``window`` says how far to read ahead of which
-``streams`` within whose ``allowance``, ``lanes`` over how many connections (all pure). ``flights``
-are the threads that fetch, ``arrival`` what they bring on its way to the disk, ``verifier`` the
-thread that hashes the whole. ``adoption`` takes in a local file. ``places`` names the files,
-``sidecar`` is the one beside each content, ``evict`` the budget.
+| module | what it has |
+|---|---|
+| `cache` | the cache as a whole: which contents are open, and what is known of the others |
+| `cached_file`, `cached_file_handle` | one open content, and one of its openings |
+| `block_map`, `blocks`, `memory_blocks`, `waiters` | the state of each block, and who waits |
+| `block_reader`, `block_writer`, `download_sink` | reading, checking, writing blocks |
+| `disk_file`, `data_file`, `hole_punching` | the two open files of a content; punching |
+| `disk_format`, `cache_layout` | the sidecar's format; where the files are |
+| `readahead`, `readahead_streams`, `readahead_budget` | what to fetch ahead of a reader |
+| `fetcher`, `concurrency` | the threads that fetch, over how many connections |
+| `verification`, `verdict` | hashing the whole, and what follows from it |
+| `eviction`, `eviction_order`, `block_check` | the budget; what goes first; stored blocks |
+| `adoption` | an uploaded file becomes the cached content |
+| `stats`, `disk_warning` | counters; saying once that the disk takes nothing |
 """
 
 from artifactfs.cache.adoption import Adoption

@@ -1,7 +1,7 @@
 """What exists now: artifacts by name, id and hash, as the service listed them last.
 
-``index`` makes immutable snapshots, ``refresh`` decides when the service is asked and who waits for
-it, ``listing`` puts both together as the `Catalog` that the tree reads from without a lock.
+`snapshot` makes immutable snapshots, `refresher` decides when the service is asked and who waits
+for it, `catalog` has the `Catalog`, which readers use without a lock.
 """
 
 from artifactfs.catalog.catalog import Catalog

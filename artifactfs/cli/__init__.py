@@ -1,13 +1,18 @@
-"""The command line: words, progress, exit codes.
+"""The command line: commands, progress, exit statuses.
 
-``main`` is the command ``artifactfs``. ``words`` holds the options that commands share and turns
-them into settings; ``failures`` turns errors into one line and an exit status; ``output`` writes
-every byte or fails, ``target`` is where ``get`` writes; ``progress`` and ``shown`` draw, ``rates``
-tells how fast bytes move; ``daemon`` and ``logs`` make a mount a daemon; ``running`` talks to a
-mount that runs, through the mount itself; ``supervision`` and ``borrowing`` are what a mount for
-one command needs; ``help`` lays out ``--help``. The commands stand in ``mounting``,
-``accompanying``, ``attending``, ``transfer``, ``jobs``, ``keeping``, ``checking`` and ``serving``;
-``completing`` and ``manual`` tell shells and man(1) of them.
+`main` is the command ``artifactfs``. A module is named for its command, or for the main one of
+several: `mount`, `unmount`, `run`, `status` (with flush, refresh, retry, pin), `transfer` (ls, get,
+put), `jobs` (watch, logs, result), `cache`, `config` (with doctor), `serve` (with demo),
+`completion`, `man_page`. What they share:
+
+| module | what it has |
+|---|---|
+| `options`, `mount_options` | options of several commands; what ``-o`` takes |
+| `errors`, `standard_streams` | one line and an exit status; output whole or an error |
+| `output`, `help` | tables, units, progress; ``--help`` |
+| `get_target` | the files that ``get`` writes |
+| `mount_client`, `mount_helper` | talking to a running mount; mount(8) and fstab |
+| `daemon`, `log_setup`, `child_process` | background, logs, programs that are accompanied |
 
 Exit status: 0 done, 1 failed, 2 wrong words or settings (``watch``: it could not watch either),
 3 not everything is uploaded, 130 interrupted.
@@ -21,7 +26,7 @@ import sys
 import click
 
 from artifactfs import __version__
-from artifactfs.cli.errors import run
+from artifactfs.cli.errors import run_command
 from artifactfs.cli.help import HelpContext, HelpGroup
 
 MODULES = {
@@ -76,4 +81,4 @@ def cli() -> None:
 
 def main() -> None:
     """Run the words of the command line; ends the process."""
-    sys.exit(run(cli, sys.argv[1:], "artifactfs"))
+    sys.exit(run_command(cli, sys.argv[1:], "artifactfs"))

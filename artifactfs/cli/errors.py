@@ -45,7 +45,7 @@ def say(text: str) -> None:
     print(f"artifactfs: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def run(command: click.Command, words: Sequence[str], name: str) -> int:
+def run_command(command: click.Command, words: Sequence[str], name: str) -> int:
     """Run a command and return its exit status; errors become one line, never a traceback.
 
     Output that was not written whole is an error too, unless its reader has ended (``| head``): it

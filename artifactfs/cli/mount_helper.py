@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from artifactfs.cli import options
-from artifactfs.cli.errors import run
+from artifactfs.cli.errors import run_command
 from artifactfs.cli.help import HelpContext
 from artifactfs.cli.mount import mount_at
 
@@ -68,4 +68,4 @@ def _without_default(settings: tuple[str, ...]) -> tuple[str, ...]:
 def main() -> None:
     """Run the words of mount(8); ends the process."""
     helper.context_class = HelpContext
-    sys.exit(run(helper, sys.argv[1:], "mount.artifactfs"))
+    sys.exit(run_command(helper, sys.argv[1:], "mount.artifactfs"))

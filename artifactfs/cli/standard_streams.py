@@ -5,7 +5,7 @@ not continue a short write where it is unbuffered, reports what its last flush c
 the exit status is decided, and is ``None`` where the descriptor is closed. So `standard_streams`
 replaces both streams while a command runs. `WholeWriter` does the writing, for ``click.echo``, for
 rich and for ``sys.stdout.buffer`` alike: it keeps nothing back, waits for a descriptor that is not
-ready, and raises `OutputError` for all else. `failures.run` turns that into an exit status.
+ready, and raises `OutputError` for all else. `errors.run_command` turns that into an exit status.
 """
 
 from __future__ import annotations

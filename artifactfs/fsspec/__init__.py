@@ -2,7 +2,7 @@
 
     filesystem   ArtifactFileSystem: names to artifacts, errors to OSError
     files        a file that is read, a file that is written
-    rooms        what all file systems of a process share: the cache, the listing, connections
+    shared_client  what all file systems of a process share: the cache, the listing, connections
     listing      what the service lists, as names and folders
 
 pandas, pyarrow, DuckDB, Dask, h5py and others find the class by the protocol's name. It reads

@@ -1,13 +1,12 @@
-"""FUSE: the only room that knows it.
+"""FUSE: the only package that knows it.
 
-binding, bindings   what a way into the kernel is, and which one is taken
-fusepy_binding      the portable one: the life of one mount over libfuse 2
-  fusepy_library    fusepy's class, mended
-  operations        the operations by path, on the tree's nodes
-  open_files        handles by number, and what open paths mean
-native/             the other one: speaks ``/dev/fuse`` itself
-replies             every exception becomes an errno and one log line
-mounting            checks before a mount; the front door to the next two
-  mount_table       what is mounted
-  unmounting        unmount, detach, abort
+| module | what it has |
+|---|---|
+| `binding`, `select` | what a binding to the kernel is, and which one is used |
+| `native/` | the binding that speaks to ``/dev/fuse`` itself |
+| `libfuse/` | the portable binding, over libfuse 2 and fusepy |
+| `error_reply` | every exception becomes an errno and one log line |
+| `mount_checks` | what is checked before a mount |
+| `unmount` | the mount table; unmount, detach, abort |
+| `user_namespace` | mounting without privilege, in a namespace of its own |
 """

@@ -1,9 +1,13 @@
 """Jobs and projects: what they produced, and what they are doing now.
 
-``registry`` is the whole: which there are. ``documents`` is what the service says of each, ``live``
-the logs that grow while somebody follows, ``following`` how that is done, ``logs`` and ``shelf``
-where it lies on disk. ``tails``, ``weaving`` and ``pretty`` are pure: tails joined to a text, texts
-woven into a log, JSON set out for people. ``watching`` and ``reading`` do without a mount.
+| module | what it has |
+|---|---|
+| `jobs` | which jobs and projects there are |
+| `documents` | the service's JSON of each, cached and set out for people |
+| `live_logs`, `follow` | logs that grow while they are read, and their streams |
+| `log_store` | logs and documents on disk |
+| `log_merge` | tails joined to texts, texts of several tasks merged (pure) |
+| `watch` | the same for commands, without a mount |
 """
 
 from artifactfs.jobs.documents import (

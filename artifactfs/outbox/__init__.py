@@ -1,22 +1,24 @@
-"""The outbox: nothing that was closed in ``drop/`` is ever lost.
+"""The outbox: nothing that was closed in ``drop/`` is lost.
 
-    outbox     puts it together                states      the state machine; what is durable when
-    book       journal, view, files in step    journal     the rows; schema: its tables
-    desk       opening, closing, removing      files       what is open
-    renames, folders, names                    view        what everyone sees
-    spool      where the bytes lie             space       how much they may take
-    durable    many waiters, one sync          copying     shared blocks before copies
-    missing    ranges that did not get there
-    hashing    SHA-256 while writing           callers     a killed writer, or one that closes
-    recovery   the start after a crash         takeover    what other mounts have left
-    worker     the uploading threads           turns, gate whose turn it is: pure, and fair
-    dispatch   worker and book                 plan        which way a file takes: pure
-    uploader   the ways                        multipart   the longest one; rate: the limit
-    shipment   one file on its way             calls       what is asked of the service
-    waiting    flush, fsync, unmount           sweeper     what has lingered; audit: uploads.log
+| module | what it has |
+|---|---|
+| `outbox` | the outbox as a whole: builds the parts and connects them |
+| `state` | the states of an entry; what is durable when |
+| `entry_store`, `entry_view` | the entries: rows and files in step; what readers see of them |
+| `journal`, `journal_schema` | the rows on disk, and their tables |
+| `namespace`, `renames`, `directories`, `filenames` | open, close, remove, rename |
+| `open_file`, `missing_ranges` | a file while it is open; the ranges that could not be written |
+| `spool`, `spool_quota`, `preview` | the files; how much they may take; a full disk |
+| `durability`, `file_copy` | one fsync for many waiters; reflinks before copies |
+| `hashing` | SHA-256 while a file is written |
+| `recovery`, `takeover` | the start after a crash; what other mounts have left |
+| `upload_worker`, `upload_dispatch` | the threads that upload, and what they need of the entries |
+| `upload_queue`, `transfer_limiter`, `rate_limiter` | which is next, how many, how fast |
+| `uploader`, `multipart`, `transfer`, `acceptance` | the upload methods; whose answer counts |
+| `upload_waits`, `linger`, `upload_log` | flush, unmount; what leaves; ``uploads.log`` |
 
-It knows the service by ``remote``, and the cache and the listing not at all: those come in as
-callbacks.
+It knows the service by ``remote``, and the cache and the catalog not at all: ``assembly`` connects
+them.
 """
 
 from artifactfs.outbox.open_file import OutboxHandle

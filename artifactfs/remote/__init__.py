@@ -1,11 +1,17 @@
-"""HTTP: the only room that knows it.
+"""HTTP: the only package that knows it.
 
-``service`` is the facade. ``session`` owns connections, token and the translation of errors,
-``retry`` the one retry loop, ``wire`` and ``wire_jobs`` every JSON shape; ``artifacts``,
-``download``, ``uploads`` and ``jobs`` are the calls, ``paging`` reads their lists; ``sse`` and
-``events`` follow streams; ``bodies`` is what is sent; ``external`` guards references to other
-people's URLs. ``url`` parses every URL, ``targets`` remembers where downloads were redirected to,
-``encoding`` decodes bodies in a content coding.
+| module | what it has |
+|---|---|
+| `service` | the facade |
+| `session`, `retry` | token, requests, translated errors; the one retry loop |
+| `url`, `redirect_targets` | every URL is parsed here; where downloads were redirected to |
+| `connection_pool`, `http_connection`, `request_body` | connections for downloads; what is sent |
+| `header_values`, `content_encoding` | headers that never raise; bodies in a content coding |
+| `wire_artifacts`, `wire_jobs` | every JSON shape |
+| `artifacts_api`, `uploads_api`, `jobs_api` | the calls |
+| `downloader` | ranged downloads, redirects, resuming |
+| `external_guard` | references to URLs outside the service |
+| `sse` | server-sent events |
 """
 
 from artifactfs.remote.downloader import (

@@ -1,22 +1,21 @@
 """The embedded service: stands in for the real one on one machine.
 
-It answers as the service's contract says, keeps contents by their SHA-256 in a directory with an
-index in SQLite, and is meant for tests, demonstrations and small teams, not for the internet.
+It answers as the service's contract says, keeps contents by their SHA-256 in a directory with a
+database in SQLite, and is meant for tests, demonstrations and small teams, not for the internet.
 
-    serving      runs it: lock, token, ports, the end          behaviour  what may be chosen
-    app          which URL is whose, how errors look           answers    errors, JSON
-    artifacts    list, get, post, references; expiry           records    artifacts in the index
-    uploads      direct and multipart uploads                  tickets    uploads in the index
-    objects      the object store: presigned PUT and GET       parts      uploads' files
-    shelf        where uploads gather: here, or in a bucket     bucket     every call to S3
-    bucket_shelf, bucket_store   uploads and contents in a bucket
-    jobs         jobs, tasks, outputs, results                 streams    server-sent events
-    playing      /_dev: what tests tell it to play             accounts   tokens and roles
-    receiving, sending   bytes in, bytes out                   store      contents on disk
-    ranges, filenames, signing, urls   pure                    index, workers   SQLite, threads
+| module | what it has |
+|---|---|
+| `runner`, `config` | lock, token, ports, the end; what may be chosen |
+| `app`, `responses`, `auth` | which URL is whose; errors and JSON; tokens and roles |
+| `artifact_routes`, `upload_routes`, `object_routes`, `job_routes` | the calls |
+| `dev_routes` | ``/_dev``: what tests tell it to do |
+| `artifact_table`, `upload_table`, `event_streams` | artifacts, uploads, events in the database |
+| `database`, `postgres` | SQLite; PostgreSQL for several services |
+| `blob_store`, `upload_store`, `upload_files`, `s3_bucket` | contents on disk or in a bucket |
+| `request_body`, `range_response`, `urls` | bytes in, bytes out, signed URLs |
+| `thread_pools`, `testing` | what may block; the service in a process of its own |
 
-One event loop answers; what may block runs in threads (``workers``). ``testing`` starts it in a
-process of its own.
+One event loop answers; what may block runs in threads.
 """
 
 from artifactfs.server.config import ServerConfig

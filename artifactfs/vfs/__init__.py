@@ -1,14 +1,16 @@
 """What a user sees: directories, files and their attributes, without FUSE and without HTTP.
 
-``node`` is the whole of what ``fuse`` needs to know; the other modules fill it with life:
-
-* ``names`` makes any text a safe path, ``folders`` gives every artifact its name, ``inodes`` its
-  number: pure, fed with what left and what came;
-* ``artifacts`` and ``artifact_files`` are ``artifacts/``, ``by-id/`` and ``by-sha256/``;
-* ``outbox`` is ``drop/``, ``control`` is ``.artifactfs/``;
-* ``jobs`` and ``projects`` are what they are called, ``texts`` the files in them that change;
-* ``xattrs`` says what extended attributes show, ``commands`` what setting one does;
-* ``root`` puts it together as the `ArtifactTree`; ``rooms`` says what it needs of the others.
+| module | what it has |
+|---|---|
+| `node` | all that ``fuse`` needs to know: nodes, handles, attributes |
+| `filesystem` | the root, and the `ArtifactTree` that puts the parts together |
+| `artifact_dirs`, `artifact_file` | ``artifacts/``, ``by-id/``, ``by-sha256/`` and their files |
+| `name_index`, `filenames`, `inode_numbers` | names and numbers of all artifacts (pure) |
+| `drop_dir` | ``drop/`` |
+| `jobs_dir`, `projects_dir`, `text_file` | ``jobs/``, ``projects/``, and files that grow |
+| `control_dir`, `metrics_text`, `orders` | ``.artifactfs/``; commands that are carried out later |
+| `xattrs` | extended attributes: what they show, and which are commands |
+| `interfaces` | what the tree needs of cache and outbox |
 """
 
 from artifactfs.vfs.filesystem import ArtifactTree

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.errors import run
+from artifactfs.cli.errors import run_command
 from artifactfs.server.testing import LocalController
 from tests.fault_proxy import FaultProxy
 from tests.helpers import wait_until
@@ -53,7 +53,7 @@ def get(
 
     def do(*words: str | Path, status: int = 0) -> str:
         capfd.readouterr()
-        done = run(cli, ["get", *map(str, words)], "artifactfs")
+        done = run_command(cli, ["get", *map(str, words)], "artifactfs")
         said = capfd.readouterr().err
         assert done == status, said
         assert not list(tmp_path.rglob(".*"))

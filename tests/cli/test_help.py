@@ -9,7 +9,7 @@ import click
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.errors import run
+from artifactfs.cli.errors import run_command
 from artifactfs.cli.help import HelpGroup
 
 from .test_options import commands
@@ -23,7 +23,7 @@ def test_help_fits_the_terminal_and_cuts_nothing(
     path: str, columns: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    assert run(cli, [*path.split(), "--help"], "artifactfs") == 0
+    assert run_command(cli, [*path.split(), "--help"], "artifactfs") == 0
     shown = capfd.readouterr().out
     lines = shown.splitlines()
     begin = lines.index("  Examples:")
@@ -45,9 +45,9 @@ def groups() -> list[tuple[str, click.Group]]:
 def test_a_group_that_is_called_alone_shows_its_help(
     path: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(cli, [*path.split(), "--help"], "artifactfs") == 0
+    assert run_command(cli, [*path.split(), "--help"], "artifactfs") == 0
     asked, _ = capfd.readouterr()
-    assert run(cli, path.split(), "artifactfs") == 0
+    assert run_command(cli, path.split(), "artifactfs") == 0
     assert capfd.readouterr() == (asked, "")
     assert len(asked.splitlines()) > 20
 
@@ -55,7 +55,7 @@ def test_a_group_that_is_called_alone_shows_its_help(
 def test_a_group_of_any_depth_shows_its_help(capfd: pytest.CaptureFixture[str]) -> None:
     outer, inner = HelpGroup("outer"), HelpGroup("inner", help="What is inside.")
     outer.add_command(inner)
-    assert run(outer, ["inner"], "outer") == 0
+    assert run_command(outer, ["inner"], "outer") == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith("Usage: outer inner ")
     assert lines[2] == "  What is inside."

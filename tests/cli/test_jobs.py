@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from artifactfs.cli import cli
-from artifactfs.cli.errors import run
+from artifactfs.cli.errors import run_command
 from artifactfs.demo.job_program import ProgramJob
 from artifactfs.jobs import watch
 from artifactfs.server.testing import LocalController
@@ -41,7 +41,7 @@ def command(
 
     def do(*words: str) -> tuple[int, str, str]:
         capfdbinary.readouterr()
-        status = run(cli, words, "artifactfs")
+        status = run_command(cli, words, "artifactfs")
         out, err = capfdbinary.readouterr()
         return status, out.decode(), err.decode()
 

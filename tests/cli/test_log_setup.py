@@ -46,9 +46,9 @@ def test_json_lines_are_one_object_each(capsys: pytest.CaptureFixture[str]) -> N
     log_three()
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(one["level"], one["room"], one["message"]) for one in lines] == [
-        ("debug", "cache.store", "fetched 7 bytes"),
-        ("warning", "cache.store", "a\nb"),
-        ("error", "cache.store", "not cached"),
+        ("debug", "cache.cache", "fetched 7 bytes"),
+        ("warning", "cache.cache", "a\nb"),
+        ("error", "cache.cache", "not cached"),
     ]
     assert "OSError: no room" in lines[2]["exception"]
 

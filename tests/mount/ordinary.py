@@ -15,7 +15,12 @@ import sys
 import artifactfs
 
 _PR_SET_DUMPABLE = 4
-_LEFT_OUT = ("artifactfs.server", "artifactfs.__main__", "artifactfs.fuse.fusepy")
+_LEFT_OUT = (
+    "artifactfs.server",
+    "artifactfs.__main__",
+    "artifactfs.demo",
+    "artifactfs.fuse.libfuse",
+)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """fusepy's class, mended: between libfuse's callbacks and `operations`.
 
 Importing this module imports fusepy, which loads libfuse 2 (or raises `OSError`), so it is imported
-when a mount begins, by `fusepy_binding` only.
+when a mount begins, by `binding` only.
 
 What is mended in fusepy 3.0.1:
 

@@ -1,6 +1,6 @@
 """The operations of a file system by path, carried out on the tree's nodes.
 
-This is what `fusepy_binding` gives to fusepy. A path is walked from the root by `Directory.find`;
+This is what `binding` gives to fusepy. A path is walked from the root by `Directory.find`;
 where a name is not known and the directory may know more, `look_up` asks, which may wait: each
 request of the kernel has a libfuse thread of its own, so whoever waits holds up nobody else. What
 may wait is carried out by yet another thread (`Operations._wait_for`), so that a caller who is
@@ -8,7 +8,7 @@ killed can be freed. What
 is open is found by number (`open_files`).
 
 Everything here raises: `OSError` with the errno a local file system would give, or what the tree
-raised. `fusepy_library` catches all of it, so nothing here translates errors.
+raised. `callbacks` catches all of it, so nothing here translates errors.
 
 libfuse 2 speaks protocol 7.19. It knows no flags for rename, no fallocate and no SEEK_HOLE; the
 kernel answers these itself (EINVAL, EOPNOTSUPP, and "all data"). Time-outs are the same for all

@@ -37,7 +37,9 @@ def kernel() -> Iterator[FakeKernel]:
 @pytest.fixture
 def dying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every caller has a signal pending that ends it."""
-    monkeypatch.setattr("artifactfs.fuse.native.requests.wish_of", lambda _: CallerIntent.STOP)
+    monkeypatch.setattr(
+        "artifactfs.fuse.native.requests.caller_intent", lambda _: CallerIntent.STOP
+    )
 
 
 def deferred(
@@ -186,3 +188,22 @@ def test_a_rename_keeps_both_directories_locked_and_a_read_none(kernel: FakeKern
     for call in (rename, read):
         calls.defer(call)
     assert [calls.keeps_locked(nodeid) for nodeid in (77, 78, 79, 80)] == [True, False, True, False]
+
+
+LOCK_A_DIRECTORY = (
+    "LOOKUP", "CREATE", "MKNOD", "MKDIR", "SYMLINK", "LINK", "UNLINK", "RMDIR", "RENAME", "RENAME2",
+    "READDIR", "READDIRPLUS", "SETATTR", "FSYNCDIR", "SETXATTR", "REMOVEXATTR",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOCK_A_DIRECTORY)
+def test_a_directory_is_locked_while_a_request_about_it_waits(
+    kernel: FakeKernel, name: str
+) -> None:
+    calls = InFlightRequests(kernel.device, ErrorReplies())
+    call = Request(calls, Opcode[name], 2, 5, 0)
+    calls.defer(call)
+    assert calls.keeps_locked(5)
+    assert not calls.keeps_locked(6)
+    assert calls.claim(call)
+    assert not calls.keeps_locked(5)

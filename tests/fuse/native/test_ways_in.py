@@ -279,10 +279,10 @@ def test_fusermounts_own_words_are_passed_on(open_device: None, everybodys: Path
         "from pathlib import Path\n"
         "from artifactfs.errors import MountError\n"
         "from artifactfs.fuse.binding import MountOptions\n"
-        "from artifactfs.fuse.native.mount import attach\n"
+        "from artifactfs.fuse.native.mount import mount_device\n"
         f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "try:\n"
-        "    attach(Path(sys.argv[1]), MountOptions('x', 0, 0))\n"
+        "    mount_device(Path(sys.argv[1]), MountOptions('x', 0, 0))\n"
         "except MountError as error:\n"
         "    print(error)\n"
     )
