@@ -117,7 +117,7 @@ def test_unmount_says_who_keeps_the_mount_and_does_not_wait_for_him(
 
 
 def test_unmount_names_the_process_that_uses_a_copy(user: UserMount) -> None:
-    """Others of its mount namespace could use it too; they are not named."""
+    """Other processes of its mount namespace could use it too; they are not named."""
     user.mount()
     script = 'cd "$0/artifacts" && echo there && exec tail -f /dev/null'
     keeper = subprocess.Popen(
@@ -131,8 +131,10 @@ def test_unmount_names_the_process_that_uses_a_copy(user: UserMount) -> None:
         said = {keeper.stdout.readline().strip(), keeper.stdout.readline().strip()}
         (inside,) = (int(word) for word in said - {"there"})
         done = user.command("unmount", user.path)
-        named = re.findall(r"kept by (.*)", done.stderr)
-        assert named == [f"tail ({inside}) at {user.path}"]
+        (named,) = re.findall(r"kept by (.*)", done.stderr)
+        # A namespace that another test makes meanwhile has a copy too, and may be named.
+        assert f"tail ({inside}) at {user.path}" in named.split(", ")
+        assert f"({keeper.pid})" not in named
     finally:
         if inside:
             os.kill(inside, signal.SIGKILL)
