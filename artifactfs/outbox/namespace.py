@@ -156,7 +156,7 @@ class Namespace:
     def begin_writing(self, entry_id: int) -> OutboxEntry:
         """An entry is about to be changed: older work on it does not count any more.
 
-        Its bytes may change once the row is on the disk (`rows_reach_disk`). Raises `OSError`,
+        Its bytes may change once the row is on the disk (`reach_disk`). Raises `OSError`,
         `DropError`.
         """
         book = self._book
@@ -193,10 +193,6 @@ class Namespace:
             spooled = self._open.get(entry_id)
         if spooled is not None:
             spooled.forget_missing()
-
-    def rows_reach_disk(self) -> None:
-        """Return when all rows written before are on the disk. Raises `OSError`, `DropError`."""
-        self._book.settle_rows()
 
     def closed(self, shown: OutboxEntry, why_not: str | None, *, fresh: bool) -> None:
         """The bytes are on the disk: have the name and the row there, too."""
